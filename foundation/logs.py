@@ -1,0 +1,38 @@
+"""Log lines on stderr: one JSON object each for machines, one plain line each for a terminal.
+
+Normal operation emits nothing. Records' contents never enter a log; ids, counts and setting names do.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """Format a log record as one JSON object: time, level, logger, event, then the fields given as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, without a newline."""
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def set_up(level: int = logging.WARNING) -> None:
+    """Send winnow's logs to stderr at `level`; JSON lines unless stderr is a terminal."""
+    handler = logging.StreamHandler(sys.stderr)
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(plain if sys.stderr.isatty() else JsonLines())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)

@@ -1,0 +1,124 @@
+"""One `winnow.toml` and the `WINNOW_TABLE__KEY` environment names -> frozen settings tables.
+
+Enters: a path, the environment, the tables of each package. Leaves: one frozen pydantic model per table.
+Refuses every key and every `WINNOW_X__Y` name that is no setting, with the nearest one that is.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foundation.errors import SettingInvalid
+
+DEFAULT_FILE = Path("winnow.toml")
+ENVIRONMENT_PREFIX = "WINNOW_"
+
+
+class Table(BaseModel):
+    """Base of every settings table: frozen, no unknown keys, each field documented by the string under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+
+Tables = Mapping[str, type[Table]]
+
+
+def load(path: Path | None, tables: Tables, environment: Mapping[str, str]) -> dict[str, Table]:
+    """Return one frozen table per name in `tables`; the environment wins over the file.
+
+    `path` None reads `winnow.toml` in the working directory if there is one. Raises SettingInvalid.
+    """
+    raw = _read_file(path)
+    for name in raw:
+        if name not in tables:
+            raise SettingInvalid(f"[{name}] in {path or DEFAULT_FILE} is no settings table{_nearest(name, tables)}")
+        if not isinstance(raw[name], dict):
+            raise SettingInvalid(f"{name} in {path or DEFAULT_FILE} is a value; settings live in tables such as [{name}]")
+    for variable, value in environment.items():
+        place = _place_of(variable, tables)
+        if place is not None:
+            table, key = place
+            raw.setdefault(table, {})[key] = _from_environment(tables[table], key, value)
+    return {name: _validated(name, table, raw.get(name, {})) for name, table in tables.items()}
+
+
+def documented(tables: Tables) -> list[tuple[str, str, str, str]]:
+    """Return (setting, type, default, meaning) for every field of every table, in order; source of docs/settings.md."""
+    rows = []
+    for name, table in tables.items():
+        for key, field in table.model_fields.items():
+            kind = str(field.annotation).replace("typing.", "").replace("<class '", "").replace("'>", "")
+            rows.append((f"{name}.{key}", kind, _shown(field.get_default(call_default_factory=True)), field.description or ""))
+    return rows
+
+
+def as_toml(tables: Mapping[str, Table]) -> str:
+    """Return the settings in force as TOML; None is left out because TOML has no word for it."""
+    lines = []
+    for name, table in tables.items():
+        lines.append(f"[{name}]")
+        lines += [f"{key} = {_shown(value)}" for key, value in table.model_dump(mode="json").items() if value is not None]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(k)} = {_shown(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, Path):
+        return json.dumps(str(value))
+    return "unset" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _read_file(path: Path | None) -> dict[str, Any]:
+    chosen = path or DEFAULT_FILE
+    if not chosen.is_file():
+        if path is None:
+            return {}
+        raise SettingInvalid(f"the settings file {path} does not exist")
+    try:
+        return tomllib.loads(chosen.read_text(encoding="utf-8-sig"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingInvalid(f"{chosen} is not valid TOML: {error}") from error
+
+
+def _place_of(variable: str, tables: Tables) -> tuple[str, str] | None:
+    """Return (table, key) of an environment name; None for names that are not ours; refuse near misses."""
+    if not variable.startswith(ENVIRONMENT_PREFIX) or "__" not in variable:
+        return None
+    table, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+    if table in tables and key in tables[table].model_fields:
+        return table, key
+    known = [f"{ENVIRONMENT_PREFIX}{t}__{k}".upper() for t in tables for k in tables[t].model_fields]
+    raise SettingInvalid(f"the environment name {variable} is no setting{_nearest(variable.upper(), known)}")
+
+
+def _from_environment(table: type[Table], key: str, value: str) -> object:
+    if "dict" in str(table.model_fields[key].annotation) or "tuple" in str(table.model_fields[key].annotation):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value.split(",")
+    return value
+
+
+def _validated(name: str, table: type[Table], raw: dict[str, Any]) -> Table:
+    for key in raw:
+        if key not in table.model_fields:
+            raise SettingInvalid(f"{name}.{key} is no setting{_nearest(key, table.model_fields, name + '.')}")
+    try:
+        return table.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([name, *map(str, first["loc"])])
+        raise SettingInvalid(f"{where} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def _nearest(word: str, known: object, prefix: str = "") -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.4)  # type: ignore[call-overload]
+    return f"; the nearest is {prefix}{close[0]}" if close else ""

@@ -1,0 +1,1 @@
+"""Immutable versions of the model, movable aliases. Knows no Kafka, no record and no torch."""

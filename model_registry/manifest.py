@@ -1,0 +1,116 @@
+"""The manifest: everything a gate must know about a version beside its weights, and the digest of every file.
+
+Leaves: a frozen model, canonical JSON bytes, and their digest, which names the version's content in every header.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from foundation.errors import FileChanged, ModelRefused
+
+MANIFEST = "manifest.json"
+_PIECE_BYTES = 1 << 20
+
+
+class Calibration(BaseModel):
+    """p_chosen = σ(d / temperature + bias)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    temperature: float = 1.0
+    bias: float = 0.0
+
+
+class Threshold(BaseModel):
+    """The p_chosen from which a record is clean, how it was chosen, and whether it is certified."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    p_chosen: float
+    chosen_by: str
+    certified: bool = False
+    reason: str = ""
+
+
+class Fingerprint(BaseModel):
+    """Texts that are nobody's record, and the rewards the model gave them when it was published (law 6)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    texts: tuple[str, ...]
+    rewards: tuple[tuple[float, float], ...]
+    tolerance_p: float = 5e-3
+
+
+class Manifest(BaseModel):
+    """One version, as it was published; it never changes afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    format: Literal[1] = 1
+    name: str
+    base: str
+    method: Literal["starter", "full", "lora", "imported"]
+    parent: str | None = None
+    created: str
+    verdict_words: tuple[str, str]
+    rendering: str
+    encoding: str
+    pad_id: int
+    eos_id: int | None
+    max_length: int
+    calibration: Calibration
+    threshold: Threshold
+    fingerprint: Fingerprint
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+    data_digest: str | None = None
+    data_counts: dict[str, int] = {}
+    files: dict[str, str]
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that are written and digested."""
+        return (json.dumps(self.model_dump(mode="json"), ensure_ascii=False, indent=2, sort_keys=True) + "\n").encode()
+
+
+def digest_of_bytes(data: bytes) -> str:
+    """Return `sha256:` and 64 hex digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the digest of a file of any size."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            total.update(piece)
+    return f"sha256:{total.hexdigest()}"
+
+
+def files_of(directory: Path) -> dict[str, str]:
+    """Return the digest of every file below, by relative name, the manifest apart."""
+    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    return {name: digest_of_file(directory / name) for name in names if name != MANIFEST}
+
+
+def read_manifest(directory: Path) -> tuple[Manifest, str]:
+    """Return the manifest of a version directory and its digest. Raises ModelRefused if it cannot be read."""
+    path = directory / MANIFEST
+    try:
+        raw = path.read_bytes()
+        return Manifest.model_validate_json(raw), digest_of_bytes(raw)
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"the manifest {path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def verify_files(directory: Path, manifest: Manifest) -> None:
+    """Check that the directory holds exactly the files of the manifest, unchanged. Raises FileChanged naming one."""
+    present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()} - {MANIFEST}
+    for name in sorted(set(manifest.files) - present):
+        raise FileChanged(f"{directory / name} is missing; the manifest lists it")
+    for name in sorted(present - set(manifest.files)):
+        raise FileChanged(f"{directory / name} is not in the manifest")
+    for name, digest in manifest.files.items():
+        found = digest_of_file(directory / name)
+        if found != digest:
+            raise FileChanged(f"{directory / name} has changed since it was published: {found} is not {digest}")

@@ -1,0 +1,1 @@
+"""The gate: Kafka in, decision, Kafka out. Five stages, read top to bottom in gate.py."""

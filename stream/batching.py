@@ -1,0 +1,24 @@
+"""Stage 3c: lengths -> batches under a token budget.
+
+One formula for a batch's cost: rows × the longest row, padding included.
+"""
+
+from collections.abc import Sequence
+
+
+def batches(lengths_tokens: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Return lists of positions, longest rows first, each batch costing at most `budget_tokens`.
+
+    Rows of like length share a batch, so little is padded. A row longer than the budget is a batch of its own.
+    """
+    order = sorted(range(len(lengths_tokens)), key=lambda i: (-lengths_tokens[i], i))
+    found: list[list[int]] = []
+    current: list[int] = []
+    for position in order:
+        if current and (len(current) + 1) * lengths_tokens[current[0]] > budget_tokens:
+            found.append(current)
+            current = []
+        current.append(position)
+    if current:
+        found.append(current)
+    return found

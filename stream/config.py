@@ -1,0 +1,90 @@
+"""The gate's settings tables: [kafka], [topics], [gate]. Each setting is documented once, by the string under it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from foundation.settings import Table
+
+_OURS = ("isolation.level", "enable.auto.commit", "group.id", "group.instance.id", "transactional.id", "enable.idempotence",
+         "bootstrap.servers", "group.protocol", "enable.partition.eof")  # fmt: skip
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class KafkaSettings(Table):
+    """Where Kafka is and how to talk to it."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Brokers to ask first, `host:port` separated by commas."""
+    group_protocol: Literal["auto", "consumer", "classic"] = "auto"
+    """Rebalance protocol: `consumer` is KIP-848, `classic` is cooperative-sticky, `auto` asks the broker."""
+    connect_timeout_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long a broker may take to answer before the command gives up with exit code 3."""
+    transaction_timeout_seconds: Annotated[float, Field(ge=1)] = 10.0
+    """How long a dead gate's open transaction may hold up readers before Kafka aborts it."""
+    extra: dict[str, str] = {}
+    """Settings passed to librdkafka as they are; isolation, auto-commit, ids and idempotence may not be touched."""
+
+    @field_validator("extra")
+    @classmethod
+    def _leaves_ours_alone(cls, extra: dict[str, str]) -> dict[str, str]:
+        for name in _OURS:
+            if name in extra:
+                raise ValueError(f"{name} belongs to winnow: changing it would break exactly-once")
+        return extra
+
+
+class TopicSettings(Table):
+    """The names of the topics."""
+
+    records: str = "twin.records"
+    """What producers write."""
+    clean: str = "twin.clean"
+    """Right records, bytes unchanged."""
+    quarantine: str = "twin.quarantine"
+    """Held records, bytes unchanged, with the reason."""
+    dead_letter: str = "twin.dead-letter"
+    """What could not be read, bytes unchanged, with the reason."""
+    audit: str = "twin.audit"
+    """Copies of sampled records for blind review."""
+    verdicts: str = "twin.verdicts"
+    """One event per human verdict, keyed by decision id."""
+
+
+class GateSettings(Table):
+    """How records are judged."""
+
+    group: str = "winnow"
+    """Consumer group; gates of one group share the work."""
+    instance: str | None = None
+    """Name of this gate in its group, part of its transactional id; unset means host name and lowest free slot."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9464
+    """Port of /metrics, /livez and /readyz on 127.0.0.1 (plus the slot of further gates on a host); 0 turns them off."""
+    metrics_bind: str = "127.0.0.1"
+    """Address that /metrics, /livez and /readyz listen on."""
+    mode: Literal["enforce", "observe", "rules"] = "enforce"
+    """`enforce` sorts; `observe` sends everything to clean and says what it would have done; `rules` uses no model."""
+    model: str = "champion"
+    """Alias or version of the model in service."""
+    rules_file: Path | None = None
+    """TOML file of rules; unset means only the checks on reading."""
+    format: Literal["auto", "json", "text"] = "auto"
+    """How values are read: `auto` takes a first non-space byte of { or [ for JSON."""
+    threshold: Share | None = None
+    """p_chosen from which a record is clean; unset means the threshold that belongs to the model version."""
+    partitioner: Literal["same", "murmur2"] = "same"
+    """Output partition: `same` is input partition modulo output count, `murmur2` hashes the key as Java clients do."""
+    observe_audit: Share = 1.0
+    """In observe mode, the share of would-be-held records copied to the audit topic."""
+    max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 2_000
+    """Most records in one transaction; a slow model takes fewer, so that a transaction stays near `batch_seconds`."""
+    batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
+    """How long judging one poll should take; sets how many records are polled at once."""
+    batch_tokens: Annotated[int, Field(ge=64)] = 8_192
+    """Most tokens in one forward pass, padding included; halved by itself when memory runs out."""
+    device: str = "auto"
+    """`auto` takes the GPU if there is one; else a torch device such as `cpu` or `cuda:1`."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Torch threads on the CPU; 0 leaves torch's own choice."""

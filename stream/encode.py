@@ -1,0 +1,129 @@
+"""Stage 3b: text -> token ids. The one encoder of the gate and of the trainer (law 5).
+
+Template ids are spliced around record ids. Records are tokenised by a copy of the tokenizer that knows no control
+token, so no byte of a record becomes one (law 3); rendering a chat first and tokenising it then would let a record
+that contains `<|im_end|>` write its own answer (transformers#29279).
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from foundation.errors import ModelRefused, SettingInvalid
+
+Encoding = Literal["chat@1", "joined@1"]
+ENCODINGS: tuple[str, ...] = get_args(Encoding)
+
+_MARK = "\u2402winnow\u2403"
+
+
+class Template(NamedTuple):
+    """Token ids around a record: `[head][record][tail]` is shared by both chats, then comes `right` or `wrong`."""
+
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+    right: tuple[int, ...]
+    wrong: tuple[int, ...]
+
+    @property
+    def shared_overhead_tokens(self) -> int:
+        """Tokens beside the record in a sequence that holds both answers."""
+        return len(self.head) + len(self.tail) + len(self.right) + len(self.wrong)
+
+    @property
+    def chat_overhead_tokens(self) -> int:
+        """Tokens beside the record in the longer of the two plain chats."""
+        return len(self.head) + len(self.tail) + max(len(self.right), len(self.wrong))
+
+
+class Encoder:
+    """Turns record texts into ids, and ids into the two chats that a plain reward model reads."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, words: tuple[str, str], encoding: Encoding, max_length: int
+    ) -> None:
+        """Build from a model's tokenizer; `words` are the right and the wrong answer; lengths are in tokens.
+
+        Raises ModelRefused when the tokenizer cannot tell the two answers apart, SettingInvalid when no record fits.
+        """
+        self.template = _template(tokenizer, words, encoding)
+        self.max_length = max_length
+        self.max_record_tokens = max_length - self.template.chat_overhead_tokens
+        if self.max_record_tokens < 1:
+            needed = self.template.chat_overhead_tokens
+            raise SettingInvalid(f"max_length = {max_length} leaves no room: the chat template alone takes {needed} tokens")
+        self.pad_id = int(tokenizer.pad_token_id)
+        backend = tokenizer.backend_tokenizer
+        self.control_ids = frozenset(backend.get_added_tokens_decoder())
+        self._plain = _without_control_tokens(backend)
+        longest = max((len(token.encode()) for token in backend.get_vocab()), default=1)
+        self._max_bytes = self.max_record_tokens * longest
+
+    def encode(self, texts: Sequence[str]) -> list[list[int] | None]:
+        """Return the record ids of each text, in order; None where the record is longer than the model's maximum.
+
+        Texts that cannot fit, by the length of the longest token, are not tokenised at all: a 1 MB value costs nothing.
+        """
+        fitting = [index for index, text in enumerate(texts) if len(text) <= self._max_bytes]
+        encoded: list[list[int] | None] = [None] * len(texts)
+        batch = self._plain.encode_batch_fast([texts[index] for index in fitting], add_special_tokens=False)
+        for index, encoding in zip(fitting, batch, strict=True):
+            ids = encoding.ids
+            if not self.control_ids.isdisjoint(ids):
+                ids = self._by_character(texts[index])
+            if len(ids) <= self.max_record_tokens:
+                encoded[index] = ids
+        return encoded
+
+    def chats(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return the two plain chats of one record, the right answer first: what TRL trains on and the truth in tests."""
+        shared = [*self.template.head, *ids, *self.template.tail]
+        return [*shared, *self.template.right], [*shared, *self.template.wrong]
+
+    def _by_character(self, text: str) -> list[int]:
+        """Tokenise character by character: the last resort where a vocabulary can merge text into a control token."""
+        found = [i for encoding in self._plain.encode_batch_fast(list(text), add_special_tokens=False) for i in encoding.ids]
+        return [i for i in found if i not in self.control_ids]
+
+
+def _without_control_tokens(backend: Tokenizer) -> Tokenizer:
+    spec = json.loads(backend.to_str())
+    spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, words: tuple[str, str], encoding: Encoding) -> Template:
+    if encoding == "joined@1":
+        end = [int(tokenizer.eos_token_id)]
+        head: list[int] = []
+        answers = [_ids(tokenizer, f" {word}") + end for word in words]
+    else:
+        rendered = [_chat_text(tokenizer, word).split(_MARK) for word in words]
+        if any(len(pieces) != 2 for pieces in rendered):  # noqa: PLR2004
+            raise ModelRefused("the chat template does not show the user's content exactly once")
+        head = _ids(tokenizer, rendered[0][0])
+        answers = [_ids(tokenizer, after) for _, after in rendered]
+    shared = 0
+    while shared < min(map(len, answers)) and answers[0][shared] == answers[1][shared]:
+        shared += 1
+    right, wrong = answers[0][shared:], answers[1][shared:]
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        raise ModelRefused("the tokenizer has no pad token, so a reward model cannot find the end of a chat")
+    if all(i == pad for i in right) or all(i == pad for i in wrong):
+        raise ModelRefused(f"the verdict words {words[0]!r} and {words[1]!r} look the same to this tokenizer")
+    return Template(tuple(head), tuple(answers[0][:shared]), tuple(right), tuple(wrong))
+
+
+def _chat_text(tokenizer: PreTrainedTokenizerBase, word: str) -> str:
+    if not tokenizer.chat_template:
+        raise ModelRefused("the tokenizer has no chat template; import the model with --template joined")
+    chat = [{"role": "user", "content": _MARK}, {"role": "assistant", "content": word}]
+    return str(tokenizer.apply_chat_template(chat, tokenize=False))
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,271 @@
+"""The gate: poll -> 1 decode 2 rules 3 score 4 decide 5 route -> produce and commit in one transaction.
+
+Two workers run beside the loop: `host` reads batch n+1 (stages 1 to 3b) while `device` judges batch n (3c to 4); the
+loop itself polls, routes (5) and commits, so Kafka is touched by one thread. A batch stays in memory until its
+transaction commits or its partitions are taken away; nothing is committed for a partition after its revoke.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from threading import Event
+
+from foundation.errors import WinnowError
+from stream import wire
+from stream.judge import Judge
+from stream.kafka import Place, RecordRefused, Sink, Source, StartOver, TransactionAborted
+from stream.metrics import GateMetrics, Health
+from stream.records import Decision, Reason, Record, Route
+from stream.route import Outgoing, Router
+
+log = logging.getLogger("winnow.gate")
+
+_IN_FLIGHT = 3
+_IDLE_POLL_SECONDS = 0.1
+_SERVE_EVERY_SECONDS = 1.0
+_IDLE_CHECK_SECONDS = 0.5
+_LAG_EVERY_SECONDS = 5.0
+_MAX_PAUSE_SECONDS = 10.0
+_MIN_POLL_RECORDS = 16
+
+Step = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The records of one poll, the tenure each was polled under, and the decisions to come."""
+
+    records: list[Record]
+    tenures: list[int | None]
+    decisions: "Future[list[Decision]]"
+
+
+class Gate:
+    """One member of the group, from joining to leaving."""
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        judge: Judge,
+        router: Router,
+        shared: wire.Constants,
+        metrics: GateMetrics,
+        health: Health,
+        most_records: int,
+        batch_seconds: float,
+        step: Step = lambda at: None,
+    ) -> None:
+        """Put the stages together; `step` hears where the loop is, for faults that tests inject."""
+        self._source = source
+        self._sink = sink
+        self._judge = judge
+        self._router = router
+        self._shared = shared
+        self._metrics = metrics
+        self._health = health
+        self._most_records = most_records
+        self._batch_seconds = batch_seconds
+        self._step = step
+        self._host = ThreadPoolExecutor(1, "host")
+        self._device = ThreadPoolExecutor(1, "device")
+        self._in_flight: deque[Batch] = deque()
+        rate = judge.model.records_per_second if judge.model is not None else float("inf")
+        self._poll_records = self._fitting(rate)
+        self._lag_seen = 0.0
+
+    def run(self, stop: Event, until_idle_seconds: float | None = None) -> None:
+        """Judge until `stop`, or until the group has been idle for that long; then finish, commit and leave the group."""
+        self._step("joining")
+        self._source.join()
+        idle_since: float | None = None
+        idle_seen = 0.0
+        try:
+            while not stop.is_set():
+                busy = self._turn()
+                self._health.turned()
+                now = time.monotonic()
+                if busy or until_idle_seconds is None:
+                    idle_since = None
+                elif now - idle_seen >= _IDLE_CHECK_SECONDS:
+                    idle_seen = now
+                    idle_since = (idle_since or now) if self._group_is_done() else None
+                    if idle_since is not None and now - idle_since >= until_idle_seconds:
+                        break
+            while self._in_flight:
+                self._commit_oldest()
+        finally:
+            self._health.ready = False
+            self._host.shutdown(wait=False, cancel_futures=True)
+            self._device.shutdown(wait=False, cancel_futures=True)
+            self._source.close()
+
+    def _turn(self) -> bool:
+        """Poll once, commit once if something is ready; return whether there was anything to do."""
+        records: list[Record] = []
+        if len(self._in_flight) < _IN_FLIGHT:
+            with self._metrics.timed("poll"):
+                records = self._source.poll(self._poll_records, 0.0 if self._in_flight else _IDLE_POLL_SECONDS)
+            self._health.ready = bool(self._source.owned) or self._health.ready
+        self._report()
+        if records:
+            self._step("polled")
+            self._take_up(records)
+        if self._in_flight:
+            if records and len(self._in_flight) < _IN_FLIGHT and not self._in_flight[0].decisions.done():
+                return True
+            self._commit_oldest()
+            return True
+        self._commit_passed_ends()
+        return False
+
+    def _take_up(self, records: list[Record]) -> None:
+        read = self._host.submit(self._timed_read, records)
+        decisions = self._device.submit(lambda: self._timed_judge(read))
+        tenures = [self._source.tenure(record.topic, record.partition) for record in records]
+        self._in_flight.append(Batch(records, tenures, decisions))
+
+    def _timed_read(self, records: list[Record]) -> object:
+        with self._metrics.timed("read"):
+            return self._judge.read(records)
+
+    def _timed_judge(self, read: "Future[object]") -> list[Decision]:
+        self._step("scoring")
+        given = read.result()
+        begun = time.perf_counter()
+        with self._metrics.timed("judge"):
+            decisions = self._judge.decide(given)  # type: ignore[arg-type]
+        if self._judge.model is not None and len(decisions) >= _MIN_POLL_RECORDS:
+            self._poll_records = self._fitting(len(decisions) / max(1e-6, time.perf_counter() - begun))
+        return decisions
+
+    def _fitting(self, records_per_second: float) -> int:
+        """How many records to poll so that judging them takes about `batch_seconds`, far below max.poll.interval."""
+        return int(max(_MIN_POLL_RECORDS, min(self._most_records, records_per_second * self._batch_seconds)))
+
+    def _commit_oldest(self) -> None:
+        """Wait for the oldest batch, keeping the membership alive meanwhile, and commit what is still ours of it."""
+        batch = self._in_flight[0]
+        while not batch.decisions.done():
+            wait([batch.decisions], _SERVE_EVERY_SECONDS)
+            if not batch.decisions.done():
+                self._source.serve()
+                self._health.turned()
+        self._in_flight.popleft()
+        decisions = batch.decisions.result()
+        with self._metrics.timed("route"):
+            outgoing = self._router.route(batch.records, decisions, self._shared)
+        self._commit(batch, decisions, outgoing)
+
+    def _commit(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]]) -> None:
+        """Commit one batch in one transaction, again and again until it is through, taken away, or split."""
+        pause_seconds = 0.1
+        while True:
+            ours = [i for i, r in enumerate(batch.records) if self._source.tenure(r.topic, r.partition) == batch.tenures[i]]
+            self._metrics.dropped.inc(len(batch.records) - len(ours))
+            batch = Batch([batch.records[i] for i in ours], [batch.tenures[i] for i in ours], batch.decisions)
+            decisions, outgoing = [decisions[i] for i in ours], [outgoing[i] for i in ours]
+            if not batch.records:
+                return
+            try:
+                with self._metrics.timed("commit"):
+                    messages = [message for each in outgoing for message in each]
+                    self._sink.commit(messages, _offsets(batch.records), self._source.group_metadata, self._step)
+            except TransactionAborted as aborted:
+                # fail closed: the offsets have not moved, so the same batch is tried again, less what was taken away
+                self._metrics.transactions.labels("aborted").inc()
+                self._health.ready = False
+                log.warning("transaction aborted, trying again", extra={"detail": str(aborted), "records": len(ours)})
+                self._wait(pause_seconds)
+                pause_seconds = min(_MAX_PAUSE_SECONDS, pause_seconds * 2)
+            except StartOver:
+                self._metrics.dropped.inc(len(batch.records))
+                self._start_over()
+                return
+            except RecordRefused as refused:
+                self._metrics.transactions.labels("split").inc()
+                self._split(batch, decisions, outgoing, str(refused))
+                return
+            else:
+                self._health.ready = True
+                self._committed(batch.records, decisions)
+                return
+
+    def _split(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]], detail: str) -> None:
+        """Halve a batch in which the broker refused a message; a record refused alone goes to dead-letter without value."""
+        if len(batch.records) > 1:
+            middle = len(batch.records) // 2
+            for part in (slice(None, middle), slice(middle, None)):
+                self._commit(Batch(batch.records[part], batch.tenures[part], batch.decisions), decisions[part], outgoing[part])
+            return
+        record = batch.records[0]
+        was_unwritable = decisions[0].reason == Reason.UNWRITABLE
+        if was_unwritable and outgoing[0][0].key is None:
+            raise WinnowError(f"the dead-letter topic refuses even an empty message for {record.decision_id}: {detail}")
+        if not was_unwritable:
+            log.warning("the broker refuses a record on its output", extra={"decision_id": record.decision_id, "detail": detail})
+            self._metrics.unwritable.inc()
+        decision = Decision(Route.DEAD_LETTER, Reason.UNWRITABLE, detail)
+        self._commit(batch, [decision], [[self._router.unwritable(record, detail, self._shared, bare=was_unwritable)]])
+
+    def _start_over(self) -> None:
+        """Forget everything polled and read again from the committed offsets: Kafka alone knows what went through."""
+        for batch in self._in_flight:
+            self._metrics.dropped.inc(len(batch.records))
+        self._in_flight.clear()
+        self._source.rewind()
+
+    def _commit_passed_ends(self) -> None:
+        ends = self._source.passed_ends()
+        if not ends:
+            return
+        try:
+            self._sink.commit([], ends, self._source.group_metadata)
+        except (TransactionAborted, StartOver) as error:
+            log.warning("could not commit past control records", extra={"detail": str(error)})
+            self._source.rewind()
+
+    def _wait(self, seconds: float) -> None:
+        """Pause without leaving the group."""
+        end = time.monotonic() + seconds
+        while True:
+            self._source.serve()
+            self._health.turned()
+            left = end - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(left, _SERVE_EVERY_SECONDS))
+
+    def _committed(self, records: list[Record], decisions: list[Decision]) -> None:
+        self._step("committed")
+        metrics = self._metrics
+        metrics.transactions.labels("committed").inc()
+        metrics.batch_records.observe(len(records))
+        metrics.count(decisions)
+        now = time.time()
+        metrics.last_commit_seconds.set(now)
+        for record in records:
+            metrics.end_to_end_seconds.observe(max(0.0, now - record.timestamp_ms / 1000))
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now - self._lag_seen < _LAG_EVERY_SECONDS:
+            return
+        self._lag_seen = now
+        self._metrics.owned_partitions.set(len(self._source.owned))
+        for topic_partition in self._source.owned:
+            lag = self._source.owned_lag(topic_partition)
+            if lag is not None:
+                self._metrics.lag_records.labels(str(topic_partition[1])).set(lag)
+
+    def _group_is_done(self) -> bool:
+        lag = self._source.lag()
+        return lag is not None and all(committed >= end for committed, end in lag.values())
+
+
+def _offsets(records: list[Record]) -> dict[Place, int]:
+    """Return last + 1 of every partition in the batch."""
+    return {(record.topic, record.partition): record.offset + 1 for record in records}

@@ -1,0 +1,114 @@
+"""Stages 1 to 4 over one batch, without Kafka: the gate runs them in two halves, `winnow score` one after the other.
+
+Enters: records. Leaves: decisions, same length and order. A record on which the scorer fails is found by bisecting;
+a scorer that fails on a text it is known to judge is broken, and no record is blamed for it.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from foundation.errors import ModelRefused
+from stream.config import GateSettings
+from stream.decide import Calibration, Judged, ScorerFailed, TooLong, decide
+from stream.decode import decode
+from stream.records import Content, Decision, Reading, Record, Rewards, Violation
+from stream.render import text_of
+from stream.rules import Rules
+
+if TYPE_CHECKING:  # a gate in rules mode starts without torch
+    from stream.live_model import LiveModel
+
+log = logging.getLogger("winnow.judge")
+
+class Read(NamedTuple):
+    """What the host half knows of a batch: readings, violations, and the ids of the records a model must judge."""
+
+    readings: list[Reading]
+    violations: list[tuple[Violation, ...]]
+    asked: list[int]
+    ids: list[list[int] | None]
+
+
+class Judge:
+    """The stages with their settings, rules and model; `model` None judges by rules alone."""
+
+    def __init__(self, settings: GateSettings, rules: Rules, model: "LiveModel | None") -> None:
+        """Take what does not change from batch to batch."""
+        self._form = settings.format
+        self._rules = rules
+        self.model = model
+
+    def read(self, records: Sequence[Record]) -> Read:
+        """Host half: 1 decode, 2 rules, 3a render, 3b encode. A record that breaks an error rule costs no tokens."""
+        readings = decode(records, self._form)
+        violations = self._rules.check(readings)
+        if self.model is None:
+            return Read(readings, violations, [], [])
+        asked = [
+            place
+            for place, reading in enumerate(readings)
+            if isinstance(reading, Content) and not any(violation.is_error for violation in violations[place])
+        ]
+        texts = [text_of(readings[place], self.model.rendering) for place in asked]  # type: ignore[arg-type]
+        return Read(readings, violations, asked, self.model.scorer.encoder.encode(texts))
+
+    def decide(self, read: Read) -> list[Decision]:
+        """Device half: 3c batches and 3d rewards, then 4 decisions."""
+        judged: list[Judged] = [None] * len(read.readings)
+        if self.model is None:
+            return decide(read.readings, read.violations, judged, Calibration(), 0.0)
+        fitting = [(place, ids) for place, ids in zip(read.asked, read.ids, strict=True) if ids is not None]
+        for place in set(read.asked) - {place for place, _ in fitting}:
+            judged[place] = TooLong(self.model.scorer.encoder.max_length)
+        found = self._rewards([ids for _, ids in fitting])
+        for (place, _), rewards in zip(fitting, found, strict=True):
+            judged[place] = rewards
+        return decide(read.readings, read.violations, judged, self.model.calibration, self.model.threshold)
+
+    def _rewards(self, ids: list[list[int]]) -> list[Rewards | ScorerFailed]:
+        """Score all at once; on failure halve the memory or the batch until the one record that fails stands alone."""
+        if not ids or self.model is None:
+            return []
+        scorer = self.model.scorer
+        try:
+            rewards_B2 = scorer.rewards(ids)
+        except (RuntimeError, ValueError, IndexError, ArithmeticError) as error:
+            if _is_out_of_memory(error) and scorer.budget_tokens > encoder_minimum(self.model):
+                scorer.budget_tokens = max(encoder_minimum(self.model), scorer.budget_tokens // 2)
+                log.warning("out of memory: batch halved", extra={"batch_tokens": scorer.budget_tokens})
+                return self._rewards(ids)
+            if len(ids) > 1:
+                middle = len(ids) // 2
+                return self._rewards(ids[:middle]) + self._rewards(ids[middle:])
+            self._refuse_broken_scorer(error)
+            return [ScorerFailed(f"{type(error).__name__}: {error}"[:500])]
+        return [_as_rewards(right, wrong) for right, wrong in rewards_B2.tolist()]
+
+    def _refuse_broken_scorer(self, error: Exception) -> None:
+        """Raise ModelRefused when even the simplest record cannot be scored: then the model, not the record, is at fault."""
+        if self.model is None:
+            return
+        try:
+            simplest = self.model.scorer.encoder.encode(["a"])[0] or []
+            if all(math.isfinite(reward) for reward in self.model.scorer.rewards([simplest])[0].tolist()):
+                return
+        except RuntimeError:
+            log.exception("the scorer fails on a plain text")
+        raise ModelRefused(f"{self.model.label} cannot score any record any more: {error}") from error
+
+
+def encoder_minimum(model: "LiveModel") -> int:
+    """The smallest token budget worth trying: one record of the greatest length."""
+    return model.scorer.encoder.max_length
+
+
+def _as_rewards(right: float, wrong: float) -> Rewards | ScorerFailed:
+    if math.isfinite(right) and math.isfinite(wrong):
+        return Rewards(right, wrong)
+    return ScorerFailed(f"the rewards are {right} and {wrong}")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -1,0 +1,438 @@
+"""Kafka: the only file that imports confluent_kafka's clients.
+
+Enters: settings. Leaves: records in polls, and transactions that hold all routes and the offsets together.
+
+Ownership: a record belongs to this gate from the poll that returned it until its transaction commits or its partition
+is taken away. Every assignment of a partition gets a new tenure number; a record whose tenure is over is dropped
+before it is produced, so nothing is ever committed after a revoke. A transaction opens only when its messages are
+ready and closes before the next poll, so no rebalance callback can run inside one.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+
+from foundation.errors import BrokerUnreachable, GateFenced, KafkaRefused, TopicMissing
+from stream.config import KafkaSettings, TopicSettings
+from stream.records import Record
+from stream.route import Outgoing
+
+log = logging.getLogger("winnow.kafka")
+
+Place = tuple[str, int]
+MAX_POLL_INTERVAL_SECONDS = 300
+_CALL_TIMEOUT_SECONDS = 10.0
+
+# The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
+_RECORD_REFUSED = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_MSG,
+    }
+)
+_FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED})  # noqa: SLF001
+_NO_KIP_848 = frozenset({KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE})  # noqa: SLF001
+
+
+class RecordRefused(Exception):  # noqa: N818
+    """The broker refused a message for its own sake; the transaction is aborted and may be split."""
+
+
+class TransactionAborted(Exception):  # noqa: N818
+    """The transaction was aborted and may be tried again."""
+
+
+class StartOver(Exception):  # noqa: N818
+    """Whether the transaction committed is not known: forget all polled records and read from the committed offsets."""
+
+
+class Cluster(NamedTuple):
+    """What is fixed at boot: partition counts of every topic of ours, and Kafka's UUID of the input topic."""
+
+    partition_counts: dict[str, int]
+    topic_ids: dict[str, str]
+
+
+def base_config(settings: KafkaSettings) -> dict[str, Any]:
+    """Return what every client shares: brokers, our pass-through settings, and logs by way of Python."""
+    return {"bootstrap.servers": settings.bootstrap_servers, "client.id": "winnow", "log_level": 3, **settings.extra}
+
+
+def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topic: str) -> Cluster:
+    """Return the partition counts of the `needed` topics and the id of the input topic.
+
+    Raises BrokerUnreachable after `kafka.connect_timeout_seconds`, TopicMissing naming the topic.
+    """
+    admin = AdminClient(base_config(settings), logger=log)
+    topics = list_topics(admin, settings)
+    counts = {}
+    for name in needed:
+        if name not in topics:
+            raise TopicMissing(f"topic {name} does not exist on {settings.bootstrap_servers}; `winnow topics` creates it")
+        counts[name] = topics[name]
+    described = admin.describe_topics(TopicCollection([records_topic]), request_timeout=_CALL_TIMEOUT_SECONDS)
+    return Cluster(counts, {records_topic: str(described[records_topic].result().topic_id)})
+
+
+def list_topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
+    """Return the partition count of every topic; BrokerUnreachable if nobody answers in time."""
+    try:
+        metadata = admin.list_topics(timeout=settings.connect_timeout_seconds)
+    except KafkaException as error:
+        raise BrokerUnreachable(
+            f"no broker answered at kafka.bootstrap_servers = {settings.bootstrap_servers} within "
+            f"kafka.connect_timeout_seconds = {settings.connect_timeout_seconds:g}: {error.args[0].str()}"
+        ) from error
+    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+class Instance:
+    """This gate's name in its group: from the settings, or host name and the lowest slot free on this host.
+
+    A slot is a locked file; the kernel frees it when the process dies, so a restarted gate gets its predecessor's name
+    and with it the right to abort what the predecessor left open.
+    """
+
+    def __init__(self, settings: KafkaSettings, group: str, named: str | None) -> None:
+        """Take the name or lock a slot; holds it until the process ends."""
+        self.slot = 0
+        self._lock: IO[str] | None = None
+        if named is not None:
+            self.name = named
+            return
+        scope = hashlib.sha256(f"{settings.bootstrap_servers}\0{group}".encode()).hexdigest()[:16]
+        directory = Path(tempfile.gettempdir()) / f"winnow-{os.getuid()}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        while not self._try_slot(directory / f"gate-{scope}-{self.slot}.lock"):
+            self.slot += 1
+        self.name = f"{socket.gethostname()}-{self.slot}"
+
+    def _try_slot(self, path: Path) -> bool:
+        file = path.open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            return False
+        self._lock = file
+        return True
+
+
+class Source:
+    """The consumer of one topic in one group: polls records, knows what is owned, never commits."""
+
+    def __init__(
+        self, settings: KafkaSettings, topic: str, group: str, on_rebalance: Callable[[str, int], None] = lambda kind, count: None
+    ) -> None:
+        """Create the consumer without joining; `on_rebalance` hears `assigned`, `revoked` or `lost` and how many."""
+        self._settings = settings
+        self._topic = topic
+        self._group = group
+        self._on_rebalance = on_rebalance
+        self._protocol = "classic" if settings.group_protocol == "classic" else "consumer"
+        self._tenure: dict[Place, int] = {}
+        self._tenures = 0
+        self._next: dict[Place, int] = {}
+        self._ends: dict[Place, int] = {}
+        self._early: list[Message] = []
+        self.group_metadata: object = None
+        """Membership as it was right after the last poll; a later one could vouch for partitions already lost."""
+        self._consumer = self._new_consumer()
+
+    def join(self) -> None:
+        """Subscribe, which joins the group at the next poll."""
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def poll(self, most: int, timeout_seconds: float) -> list[Record]:
+        """Return up to `most` records of owned partitions, in order per partition; runs rebalance callbacks."""
+        messages, self._early = self._early, []
+        messages += self._consumer.consume(most, timeout_seconds)
+        records = []
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                self._note(message, error)
+                continue
+            place = (message.topic(), message.partition())
+            offset = message.offset()
+            if place not in self._tenure or offset < self._next.get(place, 0):
+                continue
+            self._next[place] = offset + 1
+            records.append(_record(message))
+        self.group_metadata = self._consumer.consumer_group_metadata()
+        return records
+
+    def serve(self) -> None:
+        """Keep the membership alive while a batch takes long: partitions paused, callbacks run, nothing returned."""
+        owned = self._consumer.assignment()
+        self._consumer.pause(owned)
+        message = self._consumer.poll(0)
+        if message is not None:
+            self._early.append(message)
+        self._consumer.resume([place for place in owned if (place.topic, place.partition) in self._tenure])
+        self.group_metadata = self._consumer.consumer_group_metadata()
+
+    def tenure(self, topic: str, partition: int) -> int | None:
+        """Return the number of this partition's present assignment, None when it is not owned."""
+        return self._tenure.get((topic, partition))
+
+    @property
+    def owned(self) -> list[Place]:
+        """The partitions assigned to this gate."""
+        return list(self._tenure)
+
+    def passed_ends(self) -> dict[Place, int]:
+        """Return, once, the ends of owned partitions that lie behind control records, beyond the last record read.
+
+        A producer's transaction leaves a marker after its records; committing the place behind it lets lag reach 0.
+        """
+        passed = {p: end for p, end in self._ends.items() if p in self._tenure and end > self._next.get(p, 0)}
+        self._next |= passed
+        self._ends.clear()
+        return passed
+
+    def rewind(self) -> None:
+        """Read every owned partition again from its committed offset, as a new tenure."""
+        places = [TopicPartition(topic, partition) for topic, partition in self._tenure]
+        if not places:
+            return
+        for place in self._consumer.committed(places, timeout=_CALL_TIMEOUT_SECONDS * 3):
+            self._begin_tenure(place.topic, place.partition)
+            offset = place.offset if place.offset >= 0 else OFFSET_BEGINNING
+            self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
+        self._early.clear()
+
+    def lag(self) -> dict[int, tuple[int, int]] | None:
+        """Return (committed, end) per partition of the topic, whoever owns it; None when Kafka does not answer."""
+        try:
+            known = self._consumer.list_topics(self._topic, timeout=_CALL_TIMEOUT_SECONDS).topics[self._topic].partitions
+            places = [TopicPartition(self._topic, partition) for partition in known]
+            found = {}
+            for place in self._consumer.committed(places, timeout=_CALL_TIMEOUT_SECONDS):
+                low, high = self._consumer.get_watermark_offsets(place, timeout=_CALL_TIMEOUT_SECONDS)
+                found[place.partition] = (place.offset if place.offset >= 0 else low, high)
+        except KafkaException:
+            return None
+        return found
+
+    def owned_lag(self, place: Place) -> int | None:
+        """Return the records between what was polled and the end of an owned partition, from what the client knows."""
+        try:
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+        except KafkaException:
+            return None
+        return max(0, high - self._next[place]) if high >= 0 and place in self._next else None
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _new_consumer(self) -> Consumer:
+        config = {
+            **base_config(self._settings),
+            "group.id": self._group,
+            "group.protocol": self._protocol,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": self._settings.extra.get("auto.offset.reset", "earliest"),
+            "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
+            "fetch.wait.max.ms": 50,
+        }
+        if self._protocol == "classic":
+            config |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": 10_000}
+        return Consumer(config, logger=log)
+
+    def _note(self, message: Message, error: KafkaError) -> None:
+        if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            self._ends[(message.topic(), message.partition())] = message.offset()
+        elif error.code() in _NO_KIP_848 and self._protocol == "consumer" and self._settings.group_protocol == "auto":
+            log.warning("the broker has no KIP-848, using the classic protocol")
+            self._protocol = "classic"
+            self._consumer.close()
+            self._consumer = self._new_consumer()
+            self.join()
+        elif error.fatal():
+            raise KafkaRefused(f"the consumer of {self._topic} in group {self._group} failed: {error.str()}")
+        else:
+            log.warning("consumer error", extra={"code": error.name(), "detail": error.str()})
+
+    def _assigned(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+        for place in places:
+            self._begin_tenure(place.topic, place.partition)
+        self._on_rebalance("assigned", len(places))
+
+    def _revoked(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._end_tenures(places)
+        self._on_rebalance("revoked", len(places))
+
+    def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._end_tenures(places)
+        self._on_rebalance("lost", len(places))
+
+    def _begin_tenure(self, topic: str, partition: int) -> None:
+        self._tenures += 1
+        self._tenure[(topic, partition)] = self._tenures
+        self._next.pop((topic, partition), None)
+        self._ends.pop((topic, partition), None)
+
+    def _end_tenures(self, places: list[TopicPartition]) -> None:
+        for place in places:
+            self._tenure.pop((place.topic, place.partition), None)
+            self._next.pop((place.topic, place.partition), None)
+            self._ends.pop((place.topic, place.partition), None)
+
+
+def _record(message: Message) -> Record:
+    try:
+        headers = message.headers() or []
+    except UnicodeDecodeError:  # a header name that is no UTF-8 cannot be carried; Java clients cannot write one
+        log.warning("dropped headers with unreadable names", extra={"offset": message.offset()})
+        headers = []
+    return Record(
+        message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(), headers
+    )
+
+
+class Sink:
+    """The transactional producer: one call is one transaction over all routes and the offsets."""
+
+    def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
+        """Create the producer and fence whatever a predecessor of the same id left open."""
+        self._settings = settings
+        self._id = transactional_id
+        self._refused: list[KafkaError] = []
+        self._producer = self._new_producer()
+
+    def commit(
+        self, messages: Sequence[Outgoing], offsets: dict[Place, int], metadata: object, step: Callable[[str], None] = lambda at: None
+    ) -> None:
+        """Write all messages and the offsets (last + 1) in one transaction, or nothing.
+
+        `step` hears where it is, for faults injected by tests. Raises RecordRefused, TransactionAborted, StartOver,
+        GateFenced (a twin has our id), KafkaRefused (fatal). The transaction is closed in every case.
+        """
+        begun = time.monotonic()
+        self._refused.clear()
+        try:
+            # 1. open
+            self._producer.begin_transaction()
+            # 2. every route, in input order
+            for place, message in enumerate(messages):
+                self._produce(message)
+                if place == len(messages) // 2:
+                    step("producing")
+            # 3. everything delivered, so that a refused message is known before the offsets go in
+            self._producer.flush(-1)
+            if self._refused:
+                self._give_up(self._refused[0], begun)
+            # 4. the offsets, vouched for by the membership of the last poll
+            step("before-offsets")
+            self._producer.send_offsets_to_transaction(
+                [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()], metadata
+            )
+            step("after-offsets")
+            # 5. commit; a time-out is asked again, because only Kafka knows
+            self._commit(step)
+        except KafkaException as error:
+            self._give_up(error.args[0], begun)
+
+    def _commit(self, step: Callable[[str], None]) -> None:
+        step("committing")
+        while True:
+            try:
+                self._producer.commit_transaction(_CALL_TIMEOUT_SECONDS)
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+            else:
+                return
+
+    def _produce(self, message: Outgoing) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    message.topic, message.value, message.key, message.partition, timestamp=message.timestamp_ms, headers=message.headers
+                )
+            except BufferError:
+                self._producer.poll(0.1)
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self._refused.append(error)
+
+    def _give_up(self, error: KafkaError, begun: float) -> None:
+        """Abort, and say what the caller may do next."""
+        refused = [e for e in [error, *self._refused] if e.code() in _RECORD_REFUSED]
+        if error.fatal() or error.code() in _FENCED:
+            self._renew_or_leave(error, begun)
+        try:
+            self._producer.abort_transaction(_CALL_TIMEOUT_SECONDS * 3)
+        except KafkaException as abort_error:
+            self._renew_or_leave(abort_error.args[0], begun)
+        if refused:
+            raise RecordRefused(refused[0].str())
+        raise TransactionAborted(f"{error.name()}: {error.str()}")
+
+    def _renew_or_leave(self, error: KafkaError, begun: float) -> None:
+        """After a fatal error: a slow transaction was timed out by Kafka and we go on; a quick one met a twin."""
+        if time.monotonic() - begun < self._settings.transaction_timeout_seconds and error.code() in _FENCED:
+            raise GateFenced(
+                f"another gate uses the transactional id {self._id} and fenced this one; give each gate its own gate.instance"
+            )
+        log.error("producer renewed", extra={"code": error.name(), "detail": error.str()})
+        self._producer = self._new_producer()
+        raise StartOver(error.str())
+
+    def _new_producer(self) -> Producer:
+        producer = Producer(
+            {
+                **base_config(self._settings),
+                "transactional.id": self._id,
+                "transaction.timeout.ms": int(self._settings.transaction_timeout_seconds * 1000),
+                "compression.type": self._settings.extra.get("compression.type", "zstd"),
+                "linger.ms": 5,
+                "message.max.bytes": 1_000_000_000,
+                "queue.buffering.max.messages": 1_000_000,
+                "queue.buffering.max.kbytes": 1_048_576,
+                "delivery.report.only.error": True,
+                "on_delivery": self._delivered,
+            },
+            logger=log,
+        )
+        try:
+            producer.init_transactions(self._settings.connect_timeout_seconds)
+        except KafkaException as error:
+            raise KafkaRefused(f"Kafka would not start transactions for {self._id}: {error.args[0].str()}") from error
+        return producer
+
+
+def topic_names(topics: TopicSettings, *, with_audit: bool) -> list[str]:
+    """Return the topics a gate needs: the input and every output it may write."""
+    names = [topics.records, topics.clean, topics.quarantine, topics.dead_letter]
+    return [*names, topics.audit] if with_audit else names

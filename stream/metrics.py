@@ -1,0 +1,157 @@
+"""Every Prometheus object of the gate, and the small server of /metrics, /livez and /readyz.
+
+Labels are bounded: routes and reasons are known at start, rule names come from the rules file, no content ever enters.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from foundation.errors import SettingInvalid
+from stream.decode import ODDITIES
+from stream.records import Decision, Reason, Route
+from stream.rules import Rules
+
+STAGES = ("poll", "read", "judge", "route", "commit")
+_ALIVE_SECONDS = 60.0
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SHARES = tuple(n / 20 for n in range(1, 20))
+
+
+class GateMetrics:
+    """The gate's metrics on a registry of their own, so that two gates in one process do not collide."""
+
+    def __init__(self, rules: Rules) -> None:
+        """Create every metric and initialise the labels that are known."""
+        self.registry = CollectorRegistry()
+        self.records = self._counter("winnow_records", "Records routed, by route and reason.", "route", "reason")
+        self.violations = self._counter("winnow_rule_violations", "Rules broken, by rule and severity.", "rule", "severity")
+        self.transactions = self._counter("winnow_transactions", "Kafka transactions, by outcome.", "outcome")
+        self.rebalances = self._counter("winnow_rebalances", "Rebalance callbacks, by kind.", "kind")
+        self.dropped = self._counter("winnow_records_given_up", "Records polled and then left to the partition's next owner.")
+        self.unwritable = self._counter("winnow_records_unwritable", "Records that the broker refused on their output.")
+        self.stage_seconds = self._histogram("winnow_stage_seconds", "Time per batch and stage.", _SECONDS, "stage")
+        self.end_to_end_seconds = self._histogram(
+            "winnow_end_to_end_seconds", "Record timestamp to commit of its transaction.", (*_SECONDS, 300, 3600)
+        )
+        self.p_chosen = self._histogram("winnow_p_chosen", "p_chosen of the records a model judged.", _SHARES)
+        self.batch_records = self._histogram(
+            "winnow_batch_records", "Records per transaction.", (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
+        )
+        self.lag_records = self._gauge("winnow_lag_records", "End minus committed offset of the whole group, by partition.", "partition")
+        self.owned_partitions = self._gauge("winnow_owned_partitions", "Partitions assigned to this gate.")
+        self.last_commit_seconds = self._gauge("winnow_last_commit_timestamp_seconds", "Unix time of the last committed transaction.")
+        self.threshold = self._gauge("winnow_threshold", "p_chosen from which a record is clean.")
+        self.model = Info("winnow_model", "The model in service: label and digest as loaded.", registry=self.registry)
+        self.rules = Info("winnow_rules", "The rules in service: digest.", registry=self.registry)
+        for outcome in ("committed", "aborted", "split"):
+            self.transactions.labels(outcome)
+        for kind in ("assigned", "revoked", "lost"):
+            self.rebalances.labels(kind)
+        for stage in STAGES:
+            self.stage_seconds.labels(stage)
+        for route, reason in _known_reasons(rules):
+            self.records.labels(route, reason)
+        for rule in rules.rules:
+            self.violations.labels(rule.name, "error" if rule.is_error else "warn")
+        self.rules.info({"digest": rules.digest or "none"})
+
+    def count(self, decisions: list[Decision]) -> None:
+        """Count the decisions of a committed transaction."""
+        for decision in decisions:
+            self.records.labels(decision.route.value, decision.reason).inc()
+            if decision.p_chosen is not None:
+                self.p_chosen.observe(decision.p_chosen)
+            for violation in decision.violations:
+                self.violations.labels(violation.rule, "error" if violation.is_error else "warn").inc()
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Observe how long the block took as a stage's time."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.stage_seconds.labels(stage).observe(time.perf_counter() - begun)
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(name, meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
+
+
+def _known_reasons(rules: Rules) -> list[tuple[str, str]]:
+    held = [*(f"rule:{name}" for name in ODDITIES), *(f"rule:{rule.name}" for rule in rules.rules if rule.is_error)]
+    dead = (Reason.EMPTY, Reason.UNDECODABLE, Reason.BAD_JSON, Reason.TOO_DEEP, Reason.SCORER_FAILED, Reason.UNWRITABLE)
+    return [
+        *((Route.CLEAN.value, reason.value) for reason in (Reason.MODEL, Reason.RULES, Reason.TOMBSTONE)),
+        *((Route.QUARANTINE.value, reason) for reason in (Reason.MODEL.value, Reason.TOO_LONG.value, *held)),
+        *((Route.DEAD_LETTER.value, reason.value) for reason in dead),
+    ]
+
+
+class Health:
+    """Whether the gate is alive (its loop turns) and ready (model warm, group joined, last transaction went through)."""
+
+    def __init__(self) -> None:
+        """Start neither ready nor stale."""
+        self.ready = False
+        self._last_turn = time.monotonic()
+
+    def turned(self) -> None:
+        """Say that the loop has come round once more."""
+        self._last_turn = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        """False when the loop has not turned for a minute."""
+        return time.monotonic() - self._last_turn < _ALIVE_SECONDS
+
+
+class MetricsServer:
+    """Serves /metrics, /livez and /readyz on one address from a thread."""
+
+    def __init__(self, bind: str, port: int, registry: CollectorRegistry, health: Health) -> None:
+        """Start serving. Raises SettingInvalid when the port is taken."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.split("?")[0] == "/metrics":
+                    self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
+                elif self.path == "/livez":
+                    self._answer(200 if health.alive else 503, b"alive\n" if health.alive else b"stuck\n", "text/plain")
+                elif self.path == "/readyz":
+                    self._answer(200 if health.ready else 503, b"ready\n" if health.ready else b"not ready\n", "text/plain")
+                else:
+                    self._answer(404, b"there are /metrics, /livez and /readyz\n", "text/plain")
+
+            def _answer(self, status: int, body: bytes, kind: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Stay silent: scrapes are normal operation."""
+
+        try:
+            self._server = ThreadingHTTPServer((bind, port), Handler)
+        except OSError as error:
+            raise SettingInvalid(f"gate.metrics_port = {port} on {bind} cannot be used: {error.strerror}; 0 turns metrics off") from error
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()

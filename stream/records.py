@@ -1,0 +1,96 @@
+"""The frozen values that pass from stage to stage. Knows no Kafka client, no header name and no model."""
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+Headers = list[tuple[str, bytes | None]]
+
+
+class Route(StrEnum):
+    """Where a record leaves."""
+
+    CLEAN = "clean"
+    QUARANTINE = "quarantine"
+    DEAD_LETTER = "dead-letter"
+
+
+class Reason(StrEnum):
+    """Why a record left where it did; a broken rule adds its name after `rule:`."""
+
+    MODEL = "model"
+    RULES = "rules"
+    TOMBSTONE = "tombstone"
+    EMPTY = "empty"
+    UNDECODABLE = "undecodable"
+    BAD_JSON = "bad-json"
+    TOO_DEEP = "too-deep"
+    TOO_LONG = "too-long"
+    RULE = "rule"
+    SCORER_FAILED = "scorer-failed"
+    UNWRITABLE = "unwritable"
+
+
+class Record(NamedTuple):
+    """What Kafka carried: bytes as they came, and where they came from."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def decision_id(self) -> str:
+        """`topic:partition:offset`, the name of the decision about this record."""
+        return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+class Content(NamedTuple):
+    """A record that could be read: JSON data or plain text, and what was odd about reading it."""
+
+    is_json: bool
+    data: Any
+    oddities: tuple[str, ...] = ()
+
+
+class Unread(NamedTuple):
+    """A record with nothing to judge: a tombstone, or bytes that cannot be read; `detail` is for people."""
+
+    reason: Reason
+    detail: str = ""
+
+
+Reading = Content | Unread
+
+
+class Violation(NamedTuple):
+    """A broken rule. `is_error` holds the record; otherwise it is a warning, counted and nothing more."""
+
+    rule: str
+    is_error: bool
+    detail: str = ""
+
+
+class Rewards(NamedTuple):
+    """The model's raw scalars for both answers, and the digest of the model that gave them."""
+
+    right: float
+    wrong: float
+
+    @property
+    def d(self) -> float:
+        """Raw d = reward(right) - reward(wrong)."""
+        return self.right - self.wrong
+
+
+class Decision(NamedTuple):
+    """What the gate says about one record. Rewards and p_chosen are None where no model judged."""
+
+    route: Route
+    reason: str
+    detail: str = ""
+    rewards: Rewards | None = None
+    p_chosen: float | None = None
+    violations: tuple[Violation, ...] = ()

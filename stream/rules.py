@@ -1,0 +1,193 @@
+"""Stage 2: content -> violations. Cheap checks that run before any model; an `error` holds the record.
+
+Enters: what decode.py read, and a rules file. Leaves: violations per record, same order. A rules file is TOML:
+
+    [[rule]]
+    name = "phone-shape"            # the reason becomes rule:phone-shape
+    severity = "error"              # or "warn": counted, never held
+    field = "contact.phone"         # optional dotted path; absent field = nothing to check
+    schema = { pattern = "^[0-9-]+$" }   # a JSON Schema, inline
+    # schema_file = "twin.schema.json"   # or in a file beside the rules file
+    # check = "telephone-cn"             # or one of the named checks below
+    applies_to = "json"             # json (default), text or any
+
+Schemas run in jsonschema-rs with its linear-time regular expressions, so no record can make a pattern run away.
+"""
+
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jsonschema_rs
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from foundation.errors import SettingInvalid
+from stream.records import Content, Reading, Unread, Violation
+
+Check = Callable[[Any], bool]
+
+_MOBILE = re.compile(r"1[3-9][0-9]{9}")
+_LANDLINE = re.compile(r"(0[0-9]{2,3}-?)?[2-9][0-9]{6,7}(-[0-9]{1,6})?")
+_POSTCODE = re.compile(r"[0-8][0-9]{5}")
+_CONTROL = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>|\[/?INST\]|<<SYS>>")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
+
+CHECKS: dict[str, tuple[Check, str]] = {
+    "telephone-cn": (
+        lambda v: bool(_MOBILE.fullmatch(_plain(v)) or _LANDLINE.fullmatch(_plain(v))),
+        "is no Chinese mobile or landline number",
+    ),
+    "postcode-cn": (lambda v: bool(_POSTCODE.fullmatch(_plain(v))), "is no Chinese postcode of six digits"),
+    "longitude": (lambda v: _within(v, -180, 180), "is no longitude between -180 and 180"),
+    "latitude": (lambda v: _within(v, -90, 90), "is no latitude between -90 and 90"),
+    "not-blank": (lambda v: v is not None and _plain(v) != "", "is blank"),
+    "no-control-text": (lambda v: not _CONTROL.search(_plain(v)), "contains a language model's control text"),
+    "printable": (lambda v: not _UNPRINTABLE.search(_plain(v)), "contains unprintable characters"),
+}
+
+
+class _RuleEntry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    severity: Literal["error", "warn"] = "error"
+    field: str | None = None
+    applies_to: Literal["json", "text", "any"] = "json"
+    schema_: dict[str, Any] | None = None
+    schema_file: str | None = None
+    check: str | None = None
+
+
+class Rule(NamedTuple):
+    """One compiled rule: `fails` returns what is wrong, or None."""
+
+    name: str
+    is_error: bool
+    path: tuple[str, ...]
+    applies_to: str
+    fails: Callable[[Any], str | None]
+
+
+class Rules:
+    """The compiled rules of one file, and its digest; without a file only the oddities of reading are checked."""
+
+    def __init__(self, rules: Sequence[Rule] = (), digest: str | None = None) -> None:
+        """Keep compiled rules; use `load` to read them from a file."""
+        self.rules = tuple(rules)
+        self.digest = digest
+
+    @classmethod
+    def load(cls, path: Path | None) -> "Rules":
+        """Compile a rules file; None gives no rules. Raises SettingInvalid naming the rule and what is wrong with it."""
+        if path is None:
+            return cls()
+        try:
+            raw = path.read_bytes()
+            table = tomllib.loads(raw.decode("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingInvalid(f"gate.rules_file = {path} cannot be read: {error}") from error
+        digest = hashlib.sha256(raw)
+        rules = []
+        for entry in table.get("rule", []):
+            rule, more = _compile(entry, path)
+            digest.update(more)
+            rules.append(rule)
+        if unknown := sorted(set(table) - {"rule"}):
+            raise SettingInvalid(f"{path} has [{unknown[0]}], which is no part of a rules file; rules are [[rule]] tables")
+        names = [rule.name for rule in rules]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise SettingInvalid(f"{path} names the rule {min(twice)} twice")
+        return cls(rules, f"sha256:{digest.hexdigest()}")
+
+    def check(self, readings: Sequence[Reading]) -> list[tuple[Violation, ...]]:
+        """Return the violations of each reading, in order; what was not read breaks no rule."""
+        return [() if isinstance(reading, Unread) else self._check_one(reading) for reading in readings]
+
+    def _check_one(self, content: Content) -> tuple[Violation, ...]:
+        found = [Violation(oddity, is_error=True) for oddity in content.oddities]
+        if content.oddities:
+            return tuple(found)
+        for rule in self.rules:
+            if rule.applies_to != "any" and (rule.applies_to == "json") != content.is_json:
+                continue
+            present, value = _look_up(content.data, rule.path)
+            detail = rule.fails(value) if present else None
+            if detail is not None:
+                found.append(Violation(rule.name, rule.is_error, detail))
+        return tuple(found)
+
+
+def _look_up(data: Any, path: tuple[str, ...]) -> tuple[bool, Any]:
+    for key in path:
+        if not isinstance(data, dict) or key not in data:
+            return False, None
+        data = data[key]
+    return True, data
+
+
+def _compile(entry: dict[str, Any], path: Path) -> tuple[Rule, bytes]:
+    """Return the rule and the bytes of its schema file, which belong to the digest."""
+    entry = {"schema_" if key == "schema" else key: value for key, value in entry.items()}
+    try:
+        said = _RuleEntry.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = str(first["loc"][0]).rstrip("_") if first["loc"] else "rule"
+        raise SettingInvalid(f"{path}: rule {entry.get('name', '?')!r}: {where}: {first['msg']}") from error
+    if sum(value is not None for value in (said.schema_, said.schema_file, said.check)) != 1:
+        raise SettingInvalid(f"{path}: rule {said.name!r} needs exactly one of schema, schema_file and check")
+    more = b""
+    if said.check is not None:
+        fails = _named_check(said, path)
+    else:
+        schema = said.schema_
+        if said.schema_file is not None:
+            try:
+                more = (path.parent / said.schema_file).read_bytes()
+                schema = json.loads(more)
+            except (OSError, ValueError) as error:
+                raise SettingInvalid(f"{path}: rule {said.name!r}: schema_file {said.schema_file}: {error}") from error
+        fails = _schema_check(said.name, schema, path)
+    steps = tuple(said.field.split(".")) if said.field else ()
+    return Rule(said.name, said.severity == "error", steps, said.applies_to, fails), more
+
+
+def _named_check(said: _RuleEntry, path: Path) -> Callable[[Any], str | None]:
+    if said.check not in CHECKS:
+        raise SettingInvalid(f"{path}: rule {said.name!r}: {said.check!r} is no named check; there are {', '.join(CHECKS)}")
+    holds, complaint = CHECKS[said.check]
+    subject = said.field or "the record"
+    return lambda value: None if holds(value) else f"{subject} {complaint}"
+
+
+def _schema_check(name: str, schema: Any, path: Path) -> Callable[[Any], str | None]:
+    try:
+        validator = jsonschema_rs.validator_for(schema, pattern_options=jsonschema_rs.RegexOptions())
+    except (jsonschema_rs.ValidationError, ValueError, TypeError) as error:
+        message = getattr(error, "message", str(error))
+        raise SettingInvalid(f"{path}: rule {name!r}: not a usable JSON Schema: {message}") from error
+
+    def fails(value: Any) -> str | None:
+        try:
+            if validator.is_valid(value):
+                return None
+            first = next(validator.iter_errors(value))
+            return f"{'.'.join(map(str, first.instance_path)) or 'the record'}: breaks {'/'.join(map(str, first.schema_path))}"
+        except ValueError as error:  # what the validator cannot hold, an integer of 5,000 digits say, breaks the schema
+            return f"cannot be checked: {str(error)[:100]}"
+
+    return fails
+
+
+def _plain(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    try:
+        return low <= float(value) <= high
+    except (TypeError, ValueError, OverflowError):
+        return False

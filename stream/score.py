@@ -1,0 +1,119 @@
+"""Stage 3d: record ids -> both rewards, in one pass over the shared prefix.
+
+One sequence per record, `[head][record][tail][right][wrong]`: the wrong answer does not see the right one and both
+start at the same position, so each reward is what the plain chat would give. `reference_rewards` is that plain chat.
+
+Shapes: B rows, T tokens, H hidden; ids_BT int64, mask_B1TT additive in the model's dtype, rewards_B2 float32.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from stream.batching import batches
+from stream.encode import Encoder, Template
+
+
+class SharedBatch(NamedTuple):
+    """Tensors of one batch: ids, positions and mask for the trunk, and the places where the two rewards are read."""
+
+    ids_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    mask_B1TT: torch.Tensor
+    pooled_B2: torch.Tensor
+
+
+def shared_batch(
+    records: Sequence[Sequence[int]], template: Template, pad_id: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> SharedBatch:
+    """Lay out one batch of records; the mask is 0 where a token may look and the dtype's minimum elsewhere."""
+    lengths_B = np.array([len(ids) for ids in records])
+    prefix_B = lengths_B + len(template.head) + len(template.tail)
+    right, wrong = len(template.right), len(template.wrong)
+    width = int(prefix_B.max()) + right + wrong
+    ids_BT = np.full((len(records), width), pad_id, dtype=np.int64)
+    for row, ids in enumerate(records):
+        sequence = [*template.head, *ids, *template.tail, *template.right, *template.wrong]
+        ids_BT[row, : len(sequence)] = sequence
+    column_T = np.arange(width)
+    prefix_B1 = prefix_B[:, None]
+    # 0 shared prefix, 1 right answer, 2 wrong answer, 3 padding
+    part_BT = (column_T >= prefix_B1) + 0 + (column_T >= prefix_B1 + right) + (column_T >= prefix_B1 + right + wrong)
+    positions_BT = np.where(part_BT == 2, column_T - right, column_T)  # noqa: PLR2004
+    part = torch.from_numpy(part_BT.astype(np.int8)).to(device)
+    sees_BTT = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    sees_BTT &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    mask = torch.zeros(sees_BTT.shape, dtype=dtype, device=device).masked_fill_(~sees_BTT, torch.finfo(dtype).min)
+    pooled = [prefix_B + _last_read(template.right, pad_id), prefix_B + right + _last_read(template.wrong, pad_id)]
+    return SharedBatch(
+        torch.from_numpy(ids_BT).to(device),
+        torch.from_numpy(positions_BT).to(device),
+        mask[:, None],
+        torch.from_numpy(np.stack(pooled, axis=1)).to(device),
+    )
+
+
+def _last_read(answer: tuple[int, ...], pad_id: int) -> int:
+    """Place within an answer where transformers reads the reward: the rightmost token that is not the pad id."""
+    return max(place for place, token in enumerate(answer) if token != pad_id)
+
+
+def trunk_of(model: PreTrainedModel) -> nn.Module:
+    """Return the transformer below the head."""
+    return model.get_submodule(model.base_model_prefix)
+
+
+def pooled_rewards(model: PreTrainedModel, batch: SharedBatch) -> torch.Tensor:
+    """Return rewards_B2 with gradient; the head runs in float32."""
+    hidden_BTH = trunk_of(model)(
+        input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
+    ).last_hidden_state
+    return read_rewards(model, hidden_BTH, batch.pooled_B2)
+
+
+def read_rewards(model: PreTrainedModel, hidden_BTH: torch.Tensor, pooled_B2: torch.Tensor) -> torch.Tensor:
+    """Apply the head in float32 where the rewards are read; rewards_B2."""
+    rows_B1 = torch.arange(len(pooled_B2), device=pooled_B2.device)[:, None]
+    weight = model.get_parameter("score.weight")
+    return (hidden_BTH[rows_B1, pooled_B2].float() @ weight.float().T).squeeze(-1)
+
+
+class Scorer:
+    """A reward model in service: record ids in, both rewards out."""
+
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, budget_tokens: int) -> None:
+        """Take a one-output sequence classifier in eval mode on its device; the budget is rows × longest row."""
+        self.model = model
+        self.encoder = encoder
+        self.budget_tokens = budget_tokens
+
+    def rewards(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return rewards_B2 (right, wrong) in the order given, whatever batches they were scored in."""
+        rewards_B2 = np.empty((len(records), 2), dtype=np.float32)
+        overhead = self.encoder.template.shared_overhead_tokens
+        for places in batches([len(ids) + overhead for ids in records], self.budget_tokens):
+            rewards_B2[places] = self._one_batch([records[place] for place in places])
+        return rewards_B2
+
+    @torch.inference_mode()
+    def _one_batch(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+        batch = shared_batch(records, self.encoder.template, self.encoder.pad_id, self.model.dtype, self.model.device)
+        rewards: np.ndarray = pooled_rewards(self.model, batch).cpu().numpy()
+        return rewards
+
+
+@torch.inference_mode()
+def reference_rewards(model: PreTrainedModel, encoder: Encoder, records: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return rewards_B2 from two plain chats per record, one sequence at a time: the truth that faster paths are held to."""
+    found = []
+    for ids in records:
+        row = []
+        for chat in encoder.chats(ids):
+            ids_1T = torch.tensor([chat], device=model.device)
+            row.append(float(model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T)).logits[0, 0]))
+        found.append(row)
+    return np.array(found, dtype=np.float32).reshape(-1, 2)

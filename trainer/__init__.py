@@ -1,0 +1,1 @@
+"""Verdicts -> checkpoint: starter, contrastive pairs, reward training, evaluation, calibration, publishing."""

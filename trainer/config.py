@@ -1,0 +1,56 @@
+"""The trainer's settings table: [train]."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from foundation.settings import Table
+
+
+class TrainSettings(Table):
+    """How verdicts become a model version."""
+
+    verdict_words: tuple[str, str] = ("正确", "错误")
+    """The assistant's answer for a right and for a wrong record; belongs to the model version."""
+    method: Literal["full", "lora"] = "full"
+    """Train all weights, or a LoRA of rank `lora_rank` with the reward head."""
+    lora_rank: Annotated[int, Field(ge=1)] = 32
+    """Rank of the LoRA matrices."""
+    lora_alpha: Annotated[int, Field(ge=1)] = 16
+    """Scale of the LoRA matrices."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Pairs per device and step."""
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    """Passes over the pairs."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Steps whose gradients are added up before the weights move."""
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Unset means by size: 3e-4 below 20 million parameters, else 1e-5 as TRL's reward script, 1e-4 with LoRA."""
+    max_length: Annotated[int, Field(ge=16)] = 2048
+    """Longest chat in tokens; longer records are left out of training and held by the gate, counted both times."""
+    gradient_checkpointing: bool = False
+    """Trade time for memory while training."""
+    eval_steps: Annotated[int, Field(ge=0)] = 0
+    """Evaluate on the held-out pairs every so many steps; 0 evaluates at the end only."""
+    center_rewards: Annotated[float, Field(ge=0)] = 0.01
+    """TRL's center_rewards_coefficient: keeps rewards near 0; cannot change d."""
+    seed: int = 0
+    """Seed of order, initialisation and contrastive pairs."""
+    contrastive_per_verdict: Annotated[float, Field(ge=0)] = 2.0
+    """Contrastive pairs from unlabelled records mixed in per verdict; verdicts alone destroy what the starter learned."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of records, chosen by a hash of the record, that are never trained on."""
+    cold_hold_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the unlabelled records that a model without verdicts holds."""
+    right_held_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of right held-out records that a trained model's threshold may hold."""
+    work_directory: Path | None = None
+    """Where training writes while it works; unset means a temporary directory that is removed."""
+
+    @field_validator("verdict_words")
+    @classmethod
+    def _words_differ(cls, words: tuple[str, str]) -> tuple[str, str]:
+        if not all(words) or words[0] == words[1]:
+            raise ValueError("the two verdict words must be given and differ")
+        return words

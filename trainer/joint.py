@@ -1,0 +1,181 @@
+"""The joint objective on unlabelled records: what the starter learns before anybody has answered.
+
+One sequence per record holds both answers (stream/score.py). A batch is B records and B corrupted copies:
+  contrastive   softplus(-d(record)) + softplus(d(copy)), so d is a log-odds from the first step
+  next token    on the records alone, so that the head can see surprise
+  where         one linear probe below the last layer says which tokens of a copy were changed (ELECTRA's replaced
+                tokens, arXiv 2003.10555): dense signal, and the last layer can still attend to it; thrown away after
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, Qwen2ForCausalLM
+
+from stream.encode import Encoder
+from stream.render import Rendered
+from stream.score import SharedBatch, read_rewards, shared_batch
+from trainer.corrupt import Corrupter
+from trainer.muon import Muon
+
+NEXT_TOKEN_WEIGHT = 0.3
+NEXT_TOKEN_SHARE = 0.4
+WHERE_WEIGHT = 1.0
+CENTRE_WEIGHT = 0.01
+
+
+class Losses(NamedTuple):
+    """The parts of one step's loss, as floats, for the progress line."""
+
+    contrastive: float
+    next_token: float
+    where: float
+
+
+@dataclass
+class JointModel:
+    """One trunk with three readers: the language-model head, the reward head, and the probe that is thrown away."""
+
+    lm: Qwen2ForCausalLM
+    reward: PreTrainedModel
+    probe: nn.Linear
+    _below_last: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Tie the reward model to the language model's trunk and listen below the last layer."""
+        setattr(self.reward, self.reward.base_model_prefix, self.lm.model)
+        self.lm.model.layers[-2].register_forward_hook(self._keep)
+
+    def _keep(self, _layer: nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        self._below_last[:] = [output if isinstance(output, torch.Tensor) else output[0]]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter once."""
+        return [*self.lm.parameters(), self.reward.get_parameter("score.weight"), *self.probe.parameters()]
+
+    def loss(self, batch: SharedBatch, changed_BT: torch.Tensor, record_BT: torch.Tensor) -> tuple[torch.Tensor, Losses]:
+        """Return the joint loss of one batch whose first half is right and whose second half is corrupted.
+
+        changed_BT is 1.0 where a copy's token differs; record_BT marks record tokens, the only ones learned from.
+        """
+        half = len(batch.ids_BT) // 2
+        hidden_BTH = self.lm.model(
+            input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
+        ).last_hidden_state
+        rewards_B2 = read_rewards(self.reward, hidden_BTH, batch.pooled_B2)
+        d_B = rewards_B2[:, 0] - rewards_B2[:, 1]
+        contrastive = F.softplus(-d_B[:half]).mean() + F.softplus(d_B[half:]).mean()
+        right_BT = record_BT[:half]
+        asked_BT = right_BT[:, 1:] & (torch.rand(right_BT[:, 1:].shape) < NEXT_TOKEN_SHARE)
+        here = hidden_BTH[:half, :-1][asked_BT]
+        next_token = F.cross_entropy(self.lm.lm_head(here), batch.ids_BT[:half, 1:][asked_BT])
+        where_N = self.probe(self._below_last[0][record_BT]).squeeze(-1)
+        where = F.binary_cross_entropy_with_logits(where_N, changed_BT[record_BT])
+        total = contrastive + NEXT_TOKEN_WEIGHT * next_token + WHERE_WEIGHT * where
+        total = total + CENTRE_WEIGHT * rewards_B2.sum(dim=1).square().mean()
+        return total, Losses(contrastive.item() / 2, next_token.item(), where.item())
+
+
+class PairSource:
+    """Endless batches of (records, corrupted copies), sorted by length within a few batches so that little is padded."""
+
+    def __init__(self, records: Sequence[Rendered], encoder: Encoder, pairs_per_batch: int, seed: int) -> None:
+        """Encode the records once; those too long for the model are left out."""
+        encoded = zip(records, encoder.encode([record.text for record in records]), strict=True)
+        self._kept = [(record, ids) for record, ids in encoded if ids is not None]
+        self._encoder = encoder
+        self._pairs = pairs_per_batch
+        self._random = Random(seed)
+        self._corrupter = Corrupter([record for record, _ in self._kept], seed)
+        self._waiting: list[list[tuple[list[int], list[int]]]] = []
+        self._order: list[int] = []
+
+    def __len__(self) -> int:
+        """Return how many records there are to learn from."""
+        return len(self._kept)
+
+    def next(self) -> tuple[SharedBatch, torch.Tensor, torch.Tensor]:
+        """Return one batch, its changed_BT and its record_BT, as JointModel.loss takes them."""
+        if not self._waiting:
+            self._refill()
+        pairs = self._waiting.pop()
+        rows = [right for right, _ in pairs] + [copy for _, copy in pairs]
+        template = self._encoder.template
+        batch = shared_batch(rows, template, self._encoder.pad_id, torch.float32)
+        changed_BT = torch.zeros(batch.ids_BT.shape)
+        record_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.bool)
+        first = len(template.head)
+        for row, ids in enumerate(rows):
+            record_BT[row, first : first + len(ids)] = True
+        for row, (right, copy) in enumerate(pairs, start=len(pairs)):
+            start, end = changed_range(right, copy)
+            changed_BT[row, first + start : first + end] = 1.0
+        return batch, changed_BT, record_BT
+
+    def _refill(self, batches: int = 8) -> None:
+        drawn = [self._draw() for _ in range(batches * self._pairs)]
+        copies = self._encoder.encode([self._corrupter.corrupt(self._kept[place][0]) for place in drawn])
+        pairs = [(self._kept[place][1], copy) for place, copy in zip(drawn, copies, strict=True) if copy]
+        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        self._waiting = [pairs[at : at + self._pairs] for at in range(0, len(pairs), self._pairs)]
+        self._random.shuffle(self._waiting)
+
+    def _draw(self) -> int:
+        if not self._order:
+            self._order = list(range(len(self._kept)))
+            self._random.shuffle(self._order)
+        return self._order.pop()
+
+
+def changed_range(right: Sequence[int], copy: Sequence[int]) -> tuple[int, int]:
+    """Return the half-open range of `copy` outside what it shares with `right` at both ends; never empty."""
+    shortest = min(len(right), len(copy))
+    start = 0
+    while start < shortest and right[start] == copy[start]:
+        start += 1
+    same_end = 0
+    while same_end < shortest - start and right[-1 - same_end] == copy[-1 - same_end]:
+        same_end += 1
+    end = len(copy) - same_end
+    return (start, end) if start < end else (min(start, len(copy) - 1), min(start, len(copy) - 1) + 1)
+
+
+def learn(
+    model: JointModel,
+    source: PairSource,
+    steps: int,
+    learning_rate: float,
+    watch: Callable[[int, Losses], None] = lambda step, losses: None,
+) -> None:
+    """Run exactly `steps` steps of AdamW, the rate rising over the first twentieth and falling linearly to 0."""
+    parameters = model.parameters()
+    import os
+    if os.environ.get("MUON"):
+        matrices = [p for p in model.lm.model.layers.parameters() if p.ndim == 2]
+        known = {id(p) for p in matrices}
+        optimizers = [Muon(matrices, lr=float(os.environ["MUON"])),
+            torch.optim.AdamW([p for p in parameters if id(p) not in known], lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    else:
+        optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    rise = max(1, steps // 20)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
+    ) for optimizer in optimizers]
+    model.lm.train()
+    for step in range(steps):
+        loss, losses = model.loss(*source.next())
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        for schedule in schedules:
+            schedule.step()
+        watch(step + 1, losses)
+    model.lm.eval()

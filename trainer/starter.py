@@ -1,0 +1,184 @@
+"""The starter: tokenizer and small model from nothing but unlabelled records, so that a gate works before any verdict.
+
+Enters: rendered records. Leaves: DIR/lm (causal), DIR/reward (one-output classifier on the same trunk, head trained),
+DIR/starter.json, and DIR/unlabelled.jsonl, the records it learned from, for the contrastive mix of later training.
+Same seed, steps, threads and machine give the same digest.
+"""
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
+
+from foundation.errors import DataRefused
+from stream.encode import Encoder
+from stream.render import Rendered
+from trainer.joint import JointModel, Losses, PairSource, learn
+
+MINIMUM_RECORDS = 50
+TIMED_STEPS = 20
+PAD, END_TURN = "<|endoftext|>", "<|im_end|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+# one token a role: a record of 55 tokens should not carry 14 of ceremony
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+_SPLIT = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+class Shape(NamedTuple):
+    """The size of the starter's model; the default is what two cores train in minutes."""
+
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 6
+    inner: int = 512
+    vocabulary: int = 2_000
+    max_length: int = 2_048
+
+
+class Plan(NamedTuple):
+    """How long and how fast to learn; `minutes` is turned into steps by timing, and only steps are run."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    seed: int = 0
+    pairs_per_batch: int = 24
+    learning_rate: float = 1.5e-3
+
+
+class Starter(NamedTuple):
+    """What was learned: the steps that were run, the last losses, and the parts to save."""
+
+    tokenizer: PreTrainedTokenizerFast
+    model: JointModel
+    encoder: Encoder
+    steps: int
+    losses: Losses | None
+
+
+def train_starter(
+    records: Sequence[Rendered],
+    words: tuple[str, str],
+    plan: Plan,
+    shape: Shape | None = None,
+    started: Callable[[int], None] = lambda steps: None,
+    watch: Callable[[int, Losses], None] = lambda step, losses: None,
+) -> Starter:
+    """Train tokenizer, trunk and head on unlabelled records; `started` hears the number of steps before the first.
+
+    Raises DataRefused when there are too few records to learn from.
+    """
+    shape = shape or Shape()
+    if len(records) < MINIMUM_RECORDS:
+        raise DataRefused(f"{len(records)} records are too few for a starter, which needs at least {MINIMUM_RECORDS}")
+    torch.manual_seed(plan.seed)
+    tokenizer = train_tokenizer([record.text for record in records], words, shape)
+    encoder = Encoder(tokenizer, words, "chat@1", shape.max_length)
+    model = _new_model(tokenizer, shape)
+    steps = plan.steps if plan.steps is not None else _steps_in(plan, model, records, encoder)
+    started(steps)
+    last: list[Losses] = []
+
+    def keep(step: int, losses: Losses) -> None:
+        last[:] = [losses]
+        watch(step, losses)
+
+    learn(model, PairSource(records, encoder, plan.pairs_per_batch, plan.seed), steps, plan.learning_rate, keep)
+    return Starter(tokenizer, model, encoder, steps, last[0] if last else None)
+
+
+def train_tokenizer(texts: Sequence[str], words: tuple[str, str], shape: Shape) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE in which every digit is a token of its own and both verdict words are short."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=shape.vocabulary,
+        special_tokens=[PAD, END_TURN, *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([*texts, *[*words] * max(10, len(texts) // 10)], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END_TURN, pad_token=PAD)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.model_max_length = shape.max_length
+    return tokenizer
+
+
+def _new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> JointModel:
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=shape.max_length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="eager",
+        dtype="float32",
+    )
+    lm = Qwen2ForCausalLM(config)
+    classifier = copy.deepcopy(config)
+    classifier.num_labels = 1
+    reward = Qwen2ForSequenceClassification(classifier)
+    return JointModel(lm, reward, nn.Linear(shape.hidden, 1))
+
+
+def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encoder: Encoder) -> int:
+    """Time a few steps on a copy that is thrown away, so that the run itself depends on the number of steps alone."""
+    minutes = plan.minutes if plan.minutes is not None else 1.0
+    rehearsal = _new_copy(model)
+    source = PairSource(records, encoder, plan.pairs_per_batch, plan.seed)
+    state = torch.get_rng_state()
+    learn(rehearsal, source, 3, plan.learning_rate)
+    begun = time.perf_counter()
+    learn(rehearsal, source, TIMED_STEPS, plan.learning_rate)
+    seconds_per_step = (time.perf_counter() - begun) / TIMED_STEPS
+    torch.set_rng_state(state)
+    return max(1, int(minutes * 60 / seconds_per_step))
+
+
+def _new_copy(model: JointModel) -> JointModel:
+    lm = Qwen2ForCausalLM(model.lm.config)
+    lm.load_state_dict(model.lm.state_dict())
+    return JointModel(lm, Qwen2ForSequenceClassification(model.reward.config), copy.deepcopy(model.probe))
+
+
+def save_starter(starter: Starter, records: Sequence[str], directory: Path, facts: dict[str, object]) -> str:
+    """Write lm/, reward/, unlabelled.jsonl and starter.json, and return the digest of everything but starter.json."""
+    for name, model in (("lm", starter.model.lm), ("reward", starter.model.reward)):
+        model.save_pretrained(directory / name)
+        starter.tokenizer.save_pretrained(directory / name)
+    with (directory / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    digest = digest_of(directory)
+    (directory / "starter.json").write_text(json.dumps({**facts, "digest": digest}, ensure_ascii=False, indent=2) + "\n")
+    return digest
+
+
+def digest_of(directory: Path) -> str:
+    """Return `sha256:` over the names and contents of all files below, starter.json apart."""
+    total = hashlib.sha256()
+    for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "starter.json"):
+        total.update(path.relative_to(directory).as_posix().encode() + b"\0")
+        total.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"sha256:{total.hexdigest()}"
