@@ -75,7 +75,7 @@ def topics(
 ) -> None:
     """Make the topics that are missing; say where existing ones differ."""
     settings = settings_from(config)
-    from stream.topics import make_topics
+    from stream.cluster import make_topics
 
     for report in make_topics(settings.kafka, settings.topics, partitions):
         _result(report._asdict(), f"{report.topic}: {'made' if report.created else 'there'}, {report.partitions} partitions")
@@ -177,7 +177,9 @@ def registry_list(config: Config = None) -> None:
 def registry_show(reference: Reference, config: Config = None) -> None:
     """Print the manifest of a version."""
     version = _registry(config).resolve(reference)
-    typer.echo(json.dumps({"version": version.label, "digest": version.digest, **version.manifest.model_dump(mode="json")}, ensure_ascii=False))
+    typer.echo(
+        json.dumps({"version": version.label, "digest": version.digest, **version.manifest.model_dump(mode="json")}, ensure_ascii=False)
+    )
 
 
 @registry_app.command("verify")

@@ -66,9 +66,7 @@ def _file_name(coordinate: str) -> str:
 def _download(places: dict[str, Path], digests: dict[str, str]) -> None:
     from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
 
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=Console(stderr=True), transient=True
-    )
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), console=Console(stderr=True), transient=True)
 
     class _Shown:
         def __init__(self, name: str, size_bytes: int) -> None:

@@ -23,7 +23,7 @@ _CONTROL_TEXTS = (
 def _phone_length(random: Random, fields: Fields) -> Broken:
     phone = fields["phone"]
     extra = "".join(random.choices("0123456789", k=random.randint(1, 3)))
-    fields["phone"] = phone + extra if random.random() < 0.5 else phone[: -random.randint(1, 4)]  # noqa: PLR2004
+    fields["phone"] = phone + extra if random.random() < 0.5 else phone[: -random.randint(1, 4)]
     return fields, "phone"
 
 
@@ -31,20 +31,13 @@ def _phone_letters(random: Random, fields: Fields) -> Broken:
     phone = list(fields["phone"])
     for place in random.sample(range(len(phone)), random.randint(1, 4)):
         phone[place] = random.choice("abcdefghoOlIxX")
-    fields["phone"] = "".join(phone) if random.random() < 0.8 else random.choice(("ddee", "n/a", "无", "待补充"))  # noqa: PLR2004
-    return fields, "phone"
-
-
-def _phone_area(random: Random, fields: Fields) -> Broken:
-    here = _city_of(fields)
-    other = random.choice([city for city in CITIES if city.name != here])
-    fields["phone"] = f"{other.area_code}-{random.randint(2, 8)}{random.randint(0, 9_999_999):07d}"
+    fields["phone"] = "".join(phone) if random.random() < 0.8 else random.choice(("ddee", "n/a", "无", "待补充"))
     return fields, "phone"
 
 
 def _postcode_length(random: Random, fields: Fields) -> Broken:
     code = fields["postcode"]
-    fields["postcode"] = code[: random.randint(2, 5)] if random.random() < 0.5 else code + str(random.randint(0, 99))  # noqa: PLR2004
+    fields["postcode"] = code[: random.randint(2, 5)] if random.random() < 0.5 else code + str(random.randint(0, 99))
     return fields, "postcode"
 
 
@@ -59,7 +52,7 @@ def _garbled_address(random: Random, fields: Fields) -> Broken:
     address = fields["address"]
     start = random.randrange(len(address) // 2)
     end = min(len(address), start + random.randint(3, 8))
-    garbled = address[start:end].encode().decode("latin-1") if random.random() < 0.5 else "?" * (end - start)  # noqa: PLR2004
+    garbled = address[start:end].encode().decode("latin-1") if random.random() < 0.5 else "?" * (end - start)
     fields["address"] = address[:start] + garbled.replace("\x85", "…") + address[end:]
     return fields, "address"
 
@@ -79,7 +72,7 @@ def _fields_swapped(random: Random, fields: Fields) -> Broken:
 
 def _missing_field(random: Random, fields: Fields) -> Broken:
     name = random.choice(("name", "address", "postcode", "phone"))
-    if random.random() < 0.5:  # noqa: PLR2004
+    if random.random() < 0.5:
         del fields[name]
     else:
         fields[name] = ""
@@ -113,18 +106,15 @@ def _truncated(random: Random, fields: Fields) -> Broken:
     return fields, "address"
 
 
-def _reading_out_of_range(random: Random, fields: Fields) -> Broken:
-    if random.random() < 0.5:  # noqa: PLR2004
-        fields["temperature"] = f"{random.choice((-1, 1)) * random.uniform(90, 999):.1f}"
+def _wrong_unit_or_range(random: Random, fields: Fields) -> Broken:
+    """Kelvin or Fahrenheit where degrees Celsius belong, a broken sensor, a humidity that cannot be."""
+    celsius = float(fields["temperature"])
+    broken = random.choice((-1, 1)) * random.uniform(90, 999)
+    if random.random() < 0.6:
+        fields["temperature"] = f"{random.choice((celsius + 273.15, celsius * 1.8 + 132, broken)):.1f}"
         return fields, "temperature"
     fields["humidity"] = f"{random.choice((-1, 1)) * random.uniform(120, 999):.0f}"
     return fields, "humidity"
-
-
-def _wrong_unit(random: Random, fields: Fields) -> Broken:
-    kelvin, fahrenheit = float(fields["temperature"]) + 273.15, float(fields["temperature"]) * 1.8 + 132
-    fields["temperature"] = f"{random.choice((kelvin, fahrenheit)):.1f}"
-    return fields, "temperature"
 
 
 def _control_tokens(random: Random, fields: Fields) -> Broken:
@@ -136,7 +126,6 @@ def _control_tokens(random: Random, fields: Fields) -> Broken:
 ERRORS: dict[str, Callable[[Random, Fields], Broken]] = {
     "phone_length": _phone_length,
     "phone_letters": _phone_letters,
-    "phone_area": _phone_area,
     "postcode_length": _postcode_length,
     "postcode_city": _postcode_city,
     "garbled_address": _garbled_address,
@@ -147,8 +136,7 @@ ERRORS: dict[str, Callable[[Random, Fields], Broken]] = {
     "district_elsewhere": _district_elsewhere,
     "duplicated_fragment": _duplicated_fragment,
     "truncated": _truncated,
-    "reading_out_of_range": _reading_out_of_range,
-    "wrong_unit": _wrong_unit,
+    "wrong_unit_or_range": _wrong_unit_or_range,
     "control_tokens": _control_tokens,
 }
 
@@ -156,10 +144,10 @@ ERRORS: dict[str, Callable[[Random, Fields], Broken]] = {
 def unreadable_bytes(random: Random, value: bytes) -> bytes:
     """Return bytes that no reader can decode: a broken UTF-8 tail, half a JSON object, or nothing at all."""
     draw = random.random()
-    if draw < 0.45:  # noqa: PLR2004
+    if draw < 0.45:
         return value[: len(value) // 2] + b"\xff\xfe" + value[len(value) // 2 :]
-    if draw < 0.9:  # noqa: PLR2004
-        return b'{"id": "' + value[:20].decode("utf-8", "ignore").replace('"', "").replace("\\", "").encode()
+    if draw < 0.9:
+        return b'{"name": "' + value[:20].decode("utf-8", "ignore").replace('"', "").replace("\\", "").encode()
     return b""
 
 

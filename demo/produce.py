@@ -13,9 +13,9 @@ from rich.progress import Progress
 
 from demo.twins import stream
 from foundation.errors import DataRefused, KafkaRefused, SettingInvalid, TopicMissing
+from stream.cluster import base_config, list_topics
 from stream.config import KafkaSettings
 from stream.files import read_values
-from stream.kafka import base_config, list_topics
 
 
 def produce_file(

@@ -61,12 +61,13 @@ def stream(
     """Yield records for ever; the same seed gives the same stream. `kinds` limits the error kinds (default: all)."""
     random = Random(seed)
     chosen = tuple(kinds or ERRORS)
-    population = [_twin(random, number) for number in range(2_000)]
+    population = [_twin(random) for _ in range(2_000)]
     while True:
-        fields = _with_readings(random, random.choice(population))
-        is_json = random.random() < 0.6  # noqa: PLR2004
+        number = random.randrange(len(population))
+        fields = _with_readings(random, population[number])
+        is_json = random.random() < 0.6
         draw = random.random()
-        key = fields["id"].encode()
+        key = f"T{number:05d}".encode()
         if draw < unreadable_share:
             yield Twin(key, unreadable_bytes(random, _as_bytes(fields, is_json)), Truth(UNREADABLE))
         elif draw < unreadable_share + wrong_share:
@@ -82,18 +83,18 @@ def take(count: int, seed: int, **options: object) -> list[Twin]:
     return list(itertools.islice(stream(seed, **options), count))  # type: ignore[arg-type]
 
 
-def _twin(random: Random, number: int) -> Fields:
+def _twin(random: Random) -> Fields:
     city = random.choice(CITIES)
     make = random.choice((_company, _person, _site))
     address = f"{city.province}{city.name}{random.choice(city.districts)}{random.choice(_ROADS)}{random.randint(1, 999)}号"
-    if random.random() < 0.6:  # noqa: PLR2004
+    if random.random() < 0.6:
         address += f"{random.choice(_WORDS)}{random.choice(_WORDS)}{random.choice(_BUILDINGS)}"
         address += random.choice((f"{random.randint(1, 30)}楼", f"{random.choice('ABCD')}座{random.randint(101, 2899)}室"))
-    fields: Fields = {"id": f"T{number:05d}", **make(random, city), "address": address}
+    fields: Fields = {**make(random, city), "address": address}
     fields["postcode"] = f"{city.postcode_prefix}{random.randint(0, 99):02d}"
     fields["phone"] = _phone(random, city, is_person=make is _person)
-    fields["longitude"] = f"{city.longitude + random.uniform(-0.15, 0.15):.4f}"
-    fields["latitude"] = f"{city.latitude + random.uniform(-0.12, 0.12):.4f}"
+    fields["longitude"] = f"{city.longitude + random.uniform(-0.15, 0.15):.3f}"
+    fields["latitude"] = f"{city.latitude + random.uniform(-0.12, 0.12):.3f}"
     return fields
 
 

@@ -10,10 +10,11 @@ from foundation.errors import SettingInvalid
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from stream import wire
+from stream.cluster import look_at_cluster, topic_names
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.gate import Gate
 from stream.judge import Judge
-from stream.kafka import Instance, Sink, Source, look_at_cluster, topic_names
+from stream.kafka import Instance, Sink, Source
 from stream.metrics import GateMetrics, Health, MetricsServer
 from stream.route import Router
 from stream.rules import Rules

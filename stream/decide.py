@@ -52,9 +52,7 @@ def decide(
     return [_decide(*each, calibration, threshold) for each in zip(readings, violations, judged, strict=True)]
 
 
-def _decide(
-    reading: Reading, violations: tuple[Violation, ...], judged: Judged, calibration: Calibration, threshold: float
-) -> Decision:
+def _decide(reading: Reading, violations: tuple[Violation, ...], judged: Judged, calibration: Calibration, threshold: float) -> Decision:
     if isinstance(reading, Unread):
         route = Route.DEAD_LETTER if reading.reason in _DEAD else Route.CLEAN
         return Decision(route, reading.reason, reading.detail)

@@ -42,9 +42,7 @@ class Template(NamedTuple):
 class Encoder:
     """Turns record texts into ids, and ids into the two chats that a plain reward model reads."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, words: tuple[str, str], encoding: Encoding, max_length: int
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, words: tuple[str, str], encoding: Encoding, max_length: int) -> None:
         """Build from a model's tokenizer; `words` are the right and the wrong answer; lengths are in tokens.
 
         Raises ModelRefused when the tokenizer cannot tell the two answers apart, SettingInvalid when no record fits.

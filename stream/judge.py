@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a gate in rules mode starts without torch
 
 log = logging.getLogger("winnow.judge")
 
+
 class Read(NamedTuple):
     """What the host half knows of a batch: readings, violations, and the ids of the records a model must judge."""
 

@@ -1,4 +1,4 @@
-"""Kafka: the only file that imports confluent_kafka's clients.
+"""Kafka for the gate: the consumer, the transactional producer, the rebalance callbacks.
 
 Enters: settings. Leaves: records in polls, and transactions that hold all routes and the offsets together.
 
@@ -15,9 +15,9 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -26,13 +26,12 @@ from confluent_kafka import (
     KafkaException,
     Message,
     Producer,
-    TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
 
-from foundation.errors import BrokerUnreachable, GateFenced, KafkaRefused, TopicMissing
-from stream.config import KafkaSettings, TopicSettings
+from foundation.errors import GateFenced, KafkaRefused
+from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, record_of
+from stream.config import KafkaSettings
 from stream.records import Record
 from stream.route import Outgoing
 
@@ -40,7 +39,6 @@ log = logging.getLogger("winnow.kafka")
 
 Place = tuple[str, int]
 MAX_POLL_INTERVAL_SECONDS = 300
-_CALL_TIMEOUT_SECONDS = 10.0
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
 _RECORD_REFUSED = frozenset(
@@ -67,46 +65,6 @@ class TransactionAborted(Exception):  # noqa: N818
 
 class StartOver(Exception):  # noqa: N818
     """Whether the transaction committed is not known: forget all polled records and read from the committed offsets."""
-
-
-class Cluster(NamedTuple):
-    """What is fixed at boot: partition counts of every topic of ours, and Kafka's UUID of the input topic."""
-
-    partition_counts: dict[str, int]
-    topic_ids: dict[str, str]
-
-
-def base_config(settings: KafkaSettings) -> dict[str, Any]:
-    """Return what every client shares: brokers, our pass-through settings, and logs by way of Python."""
-    return {"bootstrap.servers": settings.bootstrap_servers, "client.id": "winnow", "log_level": 3, **settings.extra}
-
-
-def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topic: str) -> Cluster:
-    """Return the partition counts of the `needed` topics and the id of the input topic.
-
-    Raises BrokerUnreachable after `kafka.connect_timeout_seconds`, TopicMissing naming the topic.
-    """
-    admin = AdminClient(base_config(settings), logger=log)
-    topics = list_topics(admin, settings)
-    counts = {}
-    for name in needed:
-        if name not in topics:
-            raise TopicMissing(f"topic {name} does not exist on {settings.bootstrap_servers}; `winnow topics` creates it")
-        counts[name] = topics[name]
-    described = admin.describe_topics(TopicCollection([records_topic]), request_timeout=_CALL_TIMEOUT_SECONDS)
-    return Cluster(counts, {records_topic: str(described[records_topic].result().topic_id)})
-
-
-def list_topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
-    """Return the partition count of every topic; BrokerUnreachable if nobody answers in time."""
-    try:
-        metadata = admin.list_topics(timeout=settings.connect_timeout_seconds)
-    except KafkaException as error:
-        raise BrokerUnreachable(
-            f"no broker answered at kafka.bootstrap_servers = {settings.bootstrap_servers} within "
-            f"kafka.connect_timeout_seconds = {settings.connect_timeout_seconds:g}: {error.args[0].str()}"
-        ) from error
-    return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
 
 
 class Instance:
@@ -181,7 +139,7 @@ class Source:
             if place not in self._tenure or offset < self._next.get(place, 0):
                 continue
             self._next[place] = offset + 1
-            records.append(_record(message))
+            records.append(record_of(message))
         self.group_metadata = self._consumer.consumer_group_metadata()
         return records
 
@@ -219,7 +177,7 @@ class Source:
         places = [TopicPartition(topic, partition) for topic, partition in self._tenure]
         if not places:
             return
-        for place in self._consumer.committed(places, timeout=_CALL_TIMEOUT_SECONDS * 3):
+        for place in self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS * 3):
             self._begin_tenure(place.topic, place.partition)
             offset = place.offset if place.offset >= 0 else OFFSET_BEGINNING
             self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
@@ -228,11 +186,11 @@ class Source:
     def lag(self) -> dict[int, tuple[int, int]] | None:
         """Return (committed, end) per partition of the topic, whoever owns it; None when Kafka does not answer."""
         try:
-            known = self._consumer.list_topics(self._topic, timeout=_CALL_TIMEOUT_SECONDS).topics[self._topic].partitions
+            known = self._consumer.list_topics(self._topic, timeout=CALL_TIMEOUT_SECONDS).topics[self._topic].partitions
             places = [TopicPartition(self._topic, partition) for partition in known]
             found = {}
-            for place in self._consumer.committed(places, timeout=_CALL_TIMEOUT_SECONDS):
-                low, high = self._consumer.get_watermark_offsets(place, timeout=_CALL_TIMEOUT_SECONDS)
+            for place in self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS):
+                low, high = self._consumer.get_watermark_offsets(place, timeout=CALL_TIMEOUT_SECONDS)
                 found[place.partition] = (place.offset if place.offset >= 0 else low, high)
         except KafkaException:
             return None
@@ -306,17 +264,6 @@ class Source:
             self._ends.pop((place.topic, place.partition), None)
 
 
-def _record(message: Message) -> Record:
-    try:
-        headers = message.headers() or []
-    except UnicodeDecodeError:  # a header name that is no UTF-8 cannot be carried; Java clients cannot write one
-        log.warning("dropped headers with unreadable names", extra={"offset": message.offset()})
-        headers = []
-    return Record(
-        message.topic(), message.partition(), message.offset(), message.timestamp()[1], message.key(), message.value(), headers
-    )
-
-
 class Sink:
     """The transactional producer: one call is one transaction over all routes and the offsets."""
 
@@ -364,7 +311,7 @@ class Sink:
         step("committing")
         while True:
             try:
-                self._producer.commit_transaction(_CALL_TIMEOUT_SECONDS)
+                self._producer.commit_transaction(CALL_TIMEOUT_SECONDS)
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
@@ -392,7 +339,7 @@ class Sink:
         if error.fatal() or error.code() in _FENCED:
             self._renew_or_leave(error, begun)
         try:
-            self._producer.abort_transaction(_CALL_TIMEOUT_SECONDS * 3)
+            self._producer.abort_transaction(CALL_TIMEOUT_SECONDS * 3)
         except KafkaException as abort_error:
             self._renew_or_leave(abort_error.args[0], begun)
         if refused:
@@ -402,9 +349,7 @@ class Sink:
     def _renew_or_leave(self, error: KafkaError, begun: float) -> None:
         """After a fatal error: a slow transaction was timed out by Kafka and we go on; a quick one met a twin."""
         if time.monotonic() - begun < self._settings.transaction_timeout_seconds and error.code() in _FENCED:
-            raise GateFenced(
-                f"another gate uses the transactional id {self._id} and fenced this one; give each gate its own gate.instance"
-            )
+            raise GateFenced(f"another gate uses the transactional id {self._id} and fenced this one; give each gate its own gate.instance")
         log.error("producer renewed", extra={"code": error.name(), "detail": error.str()})
         self._producer = self._new_producer()
         raise StartOver(error.str())
@@ -430,9 +375,3 @@ class Sink:
         except KafkaException as error:
             raise KafkaRefused(f"Kafka would not start transactions for {self._id}: {error.args[0].str()}") from error
         return producer
-
-
-def topic_names(topics: TopicSettings, *, with_audit: bool) -> list[str]:
-    """Return the topics a gate needs: the input and every output it may write."""
-    names = [topics.records, topics.clean, topics.quarantine, topics.dead_letter]
-    return [*names, topics.audit] if with_audit else names

@@ -62,9 +62,7 @@ class Router:
     def _observed(self, record: Record, decision: Decision, shared: wire.Constants) -> list[Outgoing]:
         ours = wire.decision_headers(record, decision, shared, observed=True)
         clean = self._of_route[Route.CLEAN]
-        kept = Outgoing(
-            clean, self._partition(record, clean), record.key, record.value, record.headers + ours, max(0, record.timestamp_ms)
-        )
+        kept = Outgoing(clean, self._partition(record, clean), record.key, record.value, record.headers + ours, max(0, record.timestamp_ms))
         if decision.route is not Route.QUARANTINE or not drawn(record.decision_id, self._observe_audit or 0.0):
             return [kept]
         copy = kept._replace(

@@ -45,7 +45,7 @@ class Corrupter:
         text = record.text
         for _ in range(rounds if fields else 1):
             text = self._break_once(record, text, fields) if text == record.text else self._typo_anywhere(text)
-        return text if text != record.text else self._typo_anywhere(text)
+        return text if text != record.text else text + self.unlike(text[-1:])
 
     def _break_once(self, record: Rendered, text: str, fields: list[Field]) -> str:
         if not fields:
@@ -134,11 +134,11 @@ def typo(by: Corrupter, value: str, _field: Field) -> str:
             del characters[place]
         elif draw == 1:
             characters.insert(place, by.like(here))
-        elif draw == 2 and place + 1 < len(characters):  # noqa: PLR2004
+        elif draw == 2 and place + 1 < len(characters):
             characters[place], characters[place + 1] = characters[place + 1], characters[place]
         else:
             # another digit for a digit is mostly as good as the first: nothing could be learned from it
-            is_like = draw == 3 and not here.isdecimal()  # noqa: PLR2004
+            is_like = draw == 3 and not here.isdecimal()
             characters[place : place + 1] = [by.like(here) if is_like else by.unlike(here)]
     return "".join(characters)
 
@@ -159,7 +159,7 @@ def repeat(by: Corrupter, value: str, _field: Field) -> str:
     """Write a piece twice or three times, in its place or somewhere else."""
     start, end = by.span(value)
     piece = value[start:end] * by.random.randint(1, 2)
-    place = end if by.random.random() < 0.7 else by.random.randint(0, len(value))  # noqa: PLR2004
+    place = end if by.random.random() < 0.7 else by.random.randint(0, len(value))
     return value[:place] + piece + value[place:]
 
 
@@ -217,7 +217,7 @@ def splice(by: Corrupter, value: str, field: Field) -> str:
     other = by.same_path(field) or by.any_value()
     place = by.random.randint(0, len(value))
     other_place = max(0, min(len(other), place + by.random.choice((-2, -1, 0, 0, 0, 1, 2))))
-    joined = value[:place] + other[other_place:] if by.random.random() < 0.5 else other[:other_place] + value[place:]  # noqa: PLR2004
+    joined = value[:place] + other[other_place:] if by.random.random() < 0.5 else other[:other_place] + value[place:]
     return joined if joined != value else typo(by, value, field)
 
 
@@ -227,7 +227,7 @@ def patch(by: Corrupter, value: str, field: Field) -> str:
     if value.replace(".", "").isdecimal():
         other = by.any_value()
     start, end = by.span(value)
-    piece = other[start:end] if by.random.random() < 0.7 else other[slice(*by.span(other))] if other else ""  # noqa: PLR2004
+    piece = other[start:end] if by.random.random() < 0.7 else other[slice(*by.span(other))] if other else ""
     patched = value[:start] + piece + value[end:]
     return patched if patched != value else typo(by, value, field)
 
@@ -235,7 +235,7 @@ def patch(by: Corrupter, value: str, field: Field) -> str:
 def misplace(by: Corrupter, value: str, _field: Field) -> str:
     """Write something of another field or record where it does not belong."""
     foreign = by.any_value()
-    if by.random.random() < 0.4:  # noqa: PLR2004
+    if by.random.random() < 0.4:
         return foreign
     piece = foreign[slice(*by.span(foreign, 12))] if foreign else "0"
     place = by.random.randint(0, len(value))
@@ -256,7 +256,7 @@ def garble(by: Corrupter, value: str, _field: Field) -> str:
         piece = piece.encode("utf-8", "replace").decode("latin-1")
     elif how == 1:
         piece = piece.encode("utf-8", "replace").decode("gbk", "replace")
-    elif how == 2:  # noqa: PLR2004
+    elif how == 2:
         piece = by.random.choice("?�*#") * len(piece)
     else:
         piece = "".join(by.random.choices(_SYMBOLS + string.ascii_letters, k=by.random.randint(2, 12)))
@@ -269,10 +269,10 @@ _WEIGHTED: tuple[tuple[Breaker, int], ...] = (
     (cut, 3),
     (repeat, 3),
     (shuffle, 2),
-    (digits, 4),
-    (magnitude, 2),
+    (digits, 6),
+    (magnitude, 3),
     (borrow, 4),
-    (splice, 3),
+    (splice, 2),
     (patch, 4),
     (misplace, 3),
     (blank, 2),

@@ -43,7 +43,7 @@ def read_labelled(source: str, words: tuple[str, str]) -> list[Labelled]:
         path = Path(source)
         if not path.is_file():
             raise DataRefused(f"the data file {path} does not exist")
-        rows = parquet_rows(path) if path.suffix.lower() == ".parquet" else _json_rows(path)
+        rows = _present(parquet_rows(path)) if path.suffix.lower() == ".parquet" else _json_rows(path)
     found = [_labelled(row, words, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
     if not found:
         raise DataRefused(f"{path} holds no labelled record")
@@ -57,7 +57,8 @@ def write_labelled(records: Sequence[Labelled], path: Path, form: str, words: tu
         import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
 
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     elif path.suffix == ".jsonl":
@@ -120,6 +121,11 @@ def _json_rows(path: Path) -> Iterator[Any]:
     return json_values(text, path)
 
 
+def _present(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Drop empty cells: a table has every column in every row, records have only their own fields."""
+    return ({name: value for name, value in row.items() if value is not None} for row in rows)
+
+
 def _hub_rows(name: str) -> Iterator[Any]:
     from datasets import load_dataset  # noqa: PLC0415
 
@@ -158,5 +164,7 @@ def _from_preference(row: dict[str, Any], words: tuple[str, str], where: str) ->
     if not asked:
         raise DataRefused(f"{where}: no turn of the user, so no record")
     if {preferred, other} != set(words):
-        raise DataRefused(f"{where}: the answers {preferred!r} and {other!r} are not the verdict words {words[0]}/{words[1]} (--verdict-words)")
+        raise DataRefused(
+            f"{where}: the answers {preferred!r} and {other!r} are not the verdict words {words[0]}/{words[1]} (--verdict-words)"
+        )
     return Labelled(asked[-1], preferred == words[0], score_chosen, score_rejected)

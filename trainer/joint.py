@@ -24,7 +24,7 @@ from trainer.corrupt import Corrupter
 from trainer.muon import Muon
 
 NEXT_TOKEN_WEIGHT = 0.3
-NEXT_TOKEN_SHARE = 0.4
+NEXT_TOKEN_SHARE = 1.0
 WHERE_WEIGHT = 1.0
 CENTRE_WEIGHT = 0.01
 
@@ -155,17 +155,21 @@ def learn(
     """Run exactly `steps` steps of AdamW, the rate rising over the first twentieth and falling linearly to 0."""
     parameters = model.parameters()
     import os
+
     if os.environ.get("MUON"):
         matrices = [p for p in model.lm.model.layers.parameters() if p.ndim == 2]
         known = {id(p) for p in matrices}
-        optimizers = [Muon(matrices, lr=float(os.environ["MUON"])),
-            torch.optim.AdamW([p for p in parameters if id(p) not in known], lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+        optimizers = [
+            Muon(matrices, lr=float(os.environ["MUON"])),
+            torch.optim.AdamW([p for p in parameters if id(p) not in known], lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+        ]
     else:
         optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
     rise = max(1, steps // 20)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
-    ) for optimizer in optimizers]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise))))
+        for optimizer in optimizers
+    ]
     model.lm.train()
     for step in range(steps):
         loss, losses = model.loss(*source.next())

@@ -1,0 +1,57 @@
+# make alone lists the commands. Each does its own set-up on a fresh machine: Python 3.11+ and make are enough.
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(if $(shell command -v $(p) 2>/dev/null && $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null),$(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-addresses bench-lora clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+setup: $(READY) ## build .venv with everything pinned by hash
+
+$(READY): requirements.txt requirements-setup.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "winnow needs Python 3.11 or newer on PATH"; exit 2; }
+	@echo "setting up $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-setup.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## watch a stream being judged, on a real Kafka, by a model trained in front of you
+	@$(BIN)/winnow demo $(ARGS)
+
+test: $(READY) ## all tests, the integration tests on a real Kafka
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## ruff, mypy, the import law, docs up to date
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m docs.generate --check
+
+docs: $(READY) ## write the generated pages again
+	@$(BIN)/python -m docs.generate
+
+pins: ## resolve requirements.txt again from pyproject.toml and constraints.in
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
+
+bench: bench-gate bench-crash bench-addresses bench-lora ## all slow acceptance runs, one after the other
+
+bench-gate: $(READY) ## the gate with a constant model against two bare exactly-once copies
+	@$(BIN)/python -m bench.gate
+
+bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothing lost or repeated
+	@$(BIN)/python -m bench.crash
+
+bench-addresses: $(READY) ## real Chinese addresses: starter, 300 verdicts, AUROC
+	@$(BIN)/python -m bench.addresses
+
+bench-lora: $(READY) ## LoRA on a pre-trained SmolLM2 from a local directory
+	@$(BIN)/python -m bench.lora
+
+clean: ## remove what set-up made
+	@rm -rf $(VENV) build *.egg-info

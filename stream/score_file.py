@@ -1,0 +1,81 @@
+"""`winnow score`: the gate's stages over a file, without Kafka; JSON lines out, or a table for a person at a terminal."""
+
+import itertools
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from model_registry.config import RegistrySettings
+from model_registry.registry import Registry
+from stream import wire
+from stream.config import GateSettings
+from stream.files import read_values
+from stream.judge import Judge
+from stream.live_model import load_live_model
+from stream.records import Content, Decision, Reading, Record
+from stream.rules import Rules
+
+_AT_ONCE = 256
+
+
+def score_file(path: Path, settings: GateSettings, registry: RegistrySettings, reference: str | None, *, use_rules: bool) -> None:
+    """Judge every record of a file, in input order. Raises DataRefused, ModelRefused."""
+    model = load_live_model(Registry(registry), reference or settings.model, settings)
+    rules = Rules.load(settings.rules_file) if use_rules else Rules()
+    judged = judge_values(read_values(path), Judge(settings, rules, model))
+    rows = (as_row(value, reading, decision) for value, reading, decision in judged)
+    if sys.stdout.isatty():
+        _print_table(rows, model.label, model.threshold)
+        return
+    for row in rows:
+        sys.stdout.write(wire.as_json_line(row) + "\n")
+        sys.stdout.flush()
+
+
+def judge_values(values: Iterable[bytes], judge: Judge) -> Iterator[tuple[bytes, Reading, Decision]]:
+    """Yield each value with its reading and decision, in order, some hundreds at a time."""
+    numbered = enumerate(values)
+    while part := list(itertools.islice(numbered, _AT_ONCE)):
+        records = [Record("", 0, offset, 0, None, value, []) for offset, value in part]
+        read = judge.read(records)
+        yield from zip([value for _, value in part], read.readings, judge.decide(read), strict=True)
+
+
+def as_row(value: bytes, reading: Reading, decision: Decision) -> dict[str, Any]:
+    """Return the contract's fields of one record; rewards and probabilities are None where no model judged."""
+    rewards, p = decision.rewards, decision.p_chosen
+    return {
+        "record": _shown(value, reading),
+        "reward_right": None if rewards is None else rewards.right,
+        "reward_wrong": None if rewards is None else rewards.wrong,
+        "p_chosen": p,
+        "p_rejected": None if p is None else round(1 - p, 6),
+        "route": decision.route.value,
+        "reason": str(decision.reason),
+    }
+
+
+def _shown(value: bytes, reading: Reading) -> Any:
+    if isinstance(reading, Content) and not reading.oddities:
+        return reading.data
+    return value.decode("utf-8", "replace")
+
+
+def _print_table(rows: Iterable[dict[str, Any]], label: str, threshold: float) -> None:
+    table = Table(title=f"{label}, clean from p_chosen {threshold:.6f}")
+    for name in ("route", "reason", "P(right)", "reward right", "reward wrong", "record"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        record = row["record"] if isinstance(row["record"], str) else json.dumps(row["record"], ensure_ascii=False)
+        numbers = _numbers(row, ("p_chosen", "reward_right", "reward_wrong"))
+        table.add_row(row["route"], row["reason"], *numbers, record.replace("[", r"\["))
+    Console().print(table)
+
+
+def _numbers(row: dict[str, Any], names: Sequence[str]) -> list[str]:
+    return ["" if row[name] is None else f"{row[name]:.4f}" for name in names]

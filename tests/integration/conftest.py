@@ -1,0 +1,72 @@
+"""Helpers of the integration tests: producing raw records and running a gate until it is idle."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Message, Producer
+
+from demo.ledger import messages
+from model_registry.config import RegistrySettings
+from stream.boot import run_gate
+from stream.config import GateSettings, KafkaSettings, TopicSettings
+
+WINNOW = [sys.executable, "-m", "winnow"]
+
+
+def send(kafka: KafkaSettings, topic: str, records: list[dict[str, object]], **config: object) -> None:
+    """Produce records given as produce()'s own arguments, and fail on any that is not acknowledged."""
+    failed: list[str] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": kafka.bootstrap_servers,
+            "message.max.bytes": 10_000_000,
+            "linger.ms": 5,
+            "on_delivery": lambda error, _message: failed.append(error.str()) if error else None,
+            **config,
+        }
+    )
+    for record in records:
+        producer.produce(topic, **record)  # type: ignore[arg-type]
+        producer.poll(0)
+    assert producer.flush(30) == 0
+    assert failed == []
+
+
+def read_all(kafka: KafkaSettings, topic: str) -> list[Message]:
+    return list(messages(kafka.bootstrap_servers, topic))
+
+
+@pytest.fixture
+def write_config(tmp_path: Path, kafka: KafkaSettings, topics: TopicSettings, registry_url: str) -> Callable[..., Path]:
+    """Write a winnow.toml for these topics; keyword arguments add to [gate]."""
+
+    def write(**gate: object) -> Path:
+        path = tmp_path / "winnow.toml"
+        named = "".join(f'{name} = "{value}"\n' for name, value in topics.model_dump().items())
+        more = "".join(f"{name} = {value!r}\n" for name, value in gate.items())
+        path.write_text(
+            f'[kafka]\nbootstrap_servers = "{kafka.bootstrap_servers}"\nconnect_timeout_seconds = 5\n[topics]\n{named}'
+            f'[registry]\nurl = "{registry_url}"\n[gate]\ngroup = "{topics.records}"\nmetrics_port = 0\n{more}'
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_until_idle(kafka: KafkaSettings, topics: TopicSettings, registry_url: str) -> Callable[..., None]:
+    """Run a gate in this process until its group is idle."""
+
+    def run(**gate: object) -> None:
+        settings = GateSettings.model_validate({"group": topics.records, "metrics_port": 0, **gate})
+        run_gate(kafka, topics, settings, RegistrySettings(url=registry_url), until_idle_seconds=1.0)
+
+    return run
+
+
+def winnow(*arguments: str | Path, timeout: float = 120, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run the command line and return what it said."""
+    return subprocess.run([*WINNOW, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload, no-any-return]

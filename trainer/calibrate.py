@@ -1,0 +1,59 @@
+"""Raw d of held-out and unlabelled records -> temperature, bias, threshold, and the figures of an evaluation."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from model_registry.manifest import Calibration, Threshold
+
+FEWEST_OF_A_CLASS = 10
+
+
+def auroc(d_right: Sequence[float], d_wrong: Sequence[float]) -> float | None:
+    """Return how often a right record has the larger d; None unless both kinds are there."""
+    if not len(d_right) or not len(d_wrong):
+        return None
+    truth = [1] * len(d_right) + [0] * len(d_wrong)
+    return float(roc_auc_score(truth, [*d_right, *d_wrong]))
+
+
+def fit(d: np.ndarray, is_right: np.ndarray) -> Calibration:
+    """Fit p = σ(d / temperature + bias) on held-out verdicts (Platt 1999); the identity where there are too few."""
+    if min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_A_CLASS:
+        return Calibration()
+    scale = float(np.std(d)) or 1.0
+    model = LogisticRegression(C=10.0).fit((d / scale)[:, None], is_right)
+    slope = float(model.coef_[0, 0]) / scale
+    if slope <= 0 or not math.isfinite(slope):
+        return Calibration()
+    return Calibration(temperature=round(1 / slope, 6), bias=round(float(model.intercept_[0]), 6))
+
+
+def p_of(d: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Return p_chosen of every d."""
+    x = np.clip(d / calibration.temperature + calibration.bias, -60, 60)
+    p: np.ndarray = 1 / (1 + np.exp(-x))
+    return p
+
+
+def cold_threshold(p: np.ndarray, hold_share: float) -> Threshold:
+    """Return the threshold that holds the given share of unlabelled records."""
+    place = round(float(np.quantile(p, hold_share)), 6) if len(p) else 0.5
+    return Threshold(p_chosen=place, chosen_by=f"holds the lowest {hold_share:.0%} of the unlabelled records", reason="no verdicts")
+
+
+def right_held_threshold(p: np.ndarray, right_held_share: float) -> Threshold:
+    """Return the largest threshold at which the expected share of right records held stays within the limit.
+
+    `p` are calibrated p_chosen of unlabelled records: their sum counts the right ones, the part of it below a
+    threshold those that it would hold.
+    """
+    ordered = np.sort(p)
+    held = np.cumsum(ordered) / max(float(ordered.sum()), 1e-9)
+    place = int(np.searchsorted(held, right_held_share, side="right"))
+    chosen = float(ordered[min(place, len(ordered) - 1)]) if len(ordered) else 0.5
+    said = f"expected to hold {right_held_share:.0%} of the right records"
+    return Threshold(p_chosen=round(chosen, 6), chosen_by=said, reason="no audit draws")

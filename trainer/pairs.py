@@ -1,0 +1,110 @@
+"""Labelled and unlabelled records -> pairs of token ids that TRL's RewardTrainer takes as they are.
+
+The ids come from stream/encode.py, so trainer and gate read the same record the same way (law 5).
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from foundation.errors import DataRefused
+from stream.cluster import read_topic
+from stream.config import KafkaSettings
+from stream.decode import decode_value
+from stream.encode import Encoder
+from stream.files import read_values
+from stream.records import Content
+from stream.render import Rendered, Rendering, render, text_of
+from trainer.corrupt import Corrupter
+from trainer.datasets import Labelled
+
+
+class Pair(NamedTuple):
+    """One training example: the two chats as ids, and by how much the first is better."""
+
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    margin: float
+
+
+class Encoded(NamedTuple):
+    """A labelled record as ids; what could not be read or is too long is not among them, but counted."""
+
+    ids: list[list[int]]
+    records: list[Labelled]
+    unreadable: int
+    too_long: int
+
+
+def encode_labelled(records: Sequence[Labelled], encoder: Encoder, rendering: Rendering) -> Encoded:
+    """Read, render and encode labelled records as the gate would."""
+    readings = [decode_value(record.content.encode("utf-8", "replace"), "auto") for record in records]
+    readable = [(record, reading) for record, reading in zip(records, readings, strict=True) if isinstance(reading, Content)]
+    ids = encoder.encode([text_of(reading, rendering) for _, reading in readable])
+    kept = [(record, found) for (record, _), found in zip(readable, ids, strict=True) if found is not None]
+    return Encoded([found for _, found in kept], [record for record, _ in kept], len(records) - len(readable), len(readable) - len(kept))
+
+
+def verdict_pairs(encoded: Encoded, encoder: Encoder) -> list[Pair]:
+    """Return one pair a verdict: the chat with the verdict's answer is chosen."""
+    pairs = []
+    for ids, record in zip(encoded.ids, encoded.records, strict=True):
+        right, wrong = encoder.chats(ids)
+        pairs.append(Pair(right, wrong, record.margin) if record.is_right else Pair(wrong, right, record.margin))
+    return pairs
+
+
+def contrastive_pairs(unlabelled: Sequence[Rendered], encoder: Encoder, count: int, seed: int) -> list[Pair]:
+    """Return `count` pairs: half records that came in, called right, half their corrupted copies, called wrong."""
+    if not unlabelled or count == 0:
+        return []
+    random = Random(seed)
+    corrupter = Corrupter(unlabelled, seed)
+    drawn = [random.choice(unlabelled) for _ in range((count + 1) // 2)]
+    texts = [record.text for record in drawn] + [corrupter.corrupt(record) for record in drawn]
+    pairs = []
+    for place, ids in enumerate(encoder.encode(texts)):
+        if ids is not None:
+            right, wrong = encoder.chats(ids)
+            pairs.append(Pair(right, wrong, 0.0) if place < len(drawn) else Pair(wrong, right, 0.0))
+    return pairs[:count]
+
+
+def read_unlabelled(source: str, kafka: KafkaSettings, limit: int) -> list[str]:
+    """Return the readable records of FILE or topic:NAME as text, in order. Raises DataRefused when there are none."""
+    if source.startswith("topic:"):
+        values: Iterable[bytes | None] = (record.value for record in read_topic(kafka, source.removeprefix("topic:"), limit))
+    else:
+        values = read_values(Path(source))
+    found: list[str] = []
+    for value in values:
+        if value is not None and isinstance(decode_value(value, "auto"), Content):
+            found.append(value.decode("utf-8"))
+        if len(found) == limit:
+            break
+    if not found:
+        raise DataRefused(f"{source} holds no record that can be read")
+    return found
+
+
+def load_saved(path: Path) -> list[str]:
+    """Return the records that a starter kept beside its model."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def rendered(contents: Sequence[str], rendering: Rendering) -> list[Rendered]:
+    """Render readable contents with their fields; the others are left out."""
+    readings = (decode_value(content.encode("utf-8", "replace"), "auto") for content in contents)
+    return [render(reading, rendering) for reading in readings if isinstance(reading, Content)]
+
+
+def as_columns(pairs: Sequence[Pair]) -> dict[str, list[Any]]:
+    """Return the columns that TRL's collator keeps."""
+    return {
+        "chosen_ids": [pair.chosen_ids for pair in pairs],
+        "rejected_ids": [pair.rejected_ids for pair in pairs],
+        "margin": [pair.margin for pair in pairs],
+    }

@@ -1,0 +1,181 @@
+"""`winnow train` and `winnow registry import`: a base and labelled records -> a published version.
+
+Steps, top to bottom: read the data, split it by a hash of each record, mix in contrastive pairs, train with TRL,
+measure on the held-out part, calibrate, choose a threshold, publish. Without data the base's own head is published.
+"""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from pydantic import ValidationError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from foundation.errors import DataRefused, ModelRefused, SettingInvalid
+from model_registry.manifest import Calibration, Threshold
+from model_registry.registry import Registry, Version
+from stream.encode import ENCODINGS, Encoder, Encoding
+from stream.score import Scorer
+from trainer.bases import Base, load_base
+from trainer.calibrate import auroc, cold_threshold, fit, p_of, right_held_threshold
+from trainer.config import TrainSettings
+from trainer.datasets import digest_of_data, is_held_out, read_labelled
+from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, load_saved, read_unlabelled, rendered, verdict_pairs
+from trainer.publish import Facts, publish
+from trainer.reward import train_reward
+
+RENDERING = "fields@1"
+SCORE_TOKENS = 8_192
+MOST_UNLABELLED = 20_000
+MOST_SCORED = 2_000
+
+
+def with_options(settings: TrainSettings, options: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings with the command line's options over them. Raises SettingInvalid naming the option."""
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return TrainSettings.model_validate({**settings.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingInvalid(f"--{name.replace('_', '-')} {given.get(name)}: {first['msg']}") from error
+
+
+def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data: str | None, unlabelled: str | None) -> Version:
+    """Train on `data`, or take the base's own head without it, and publish. Raises DataRefused, ModelRefused."""
+    registry = Registry(tables.registry)
+    base = load_base(base_name)
+    words = _words_of(base, settings)
+    encoder = Encoder(base.tokenizer, words, "chat@1", min(settings.max_length, base.model.config.max_position_embeddings))
+    stream = _unlabelled(base, unlabelled, tables)
+    with _workplace(settings) as work:
+        if data is None:
+            return _publish_cold(registry, base, encoder, stream, settings, words, work)
+        return _publish_trained(registry, base, encoder, stream, settings, words, data, work)
+
+
+def _publish_trained(
+    registry: Registry,
+    base: Base,
+    encoder: Encoder,
+    stream: list[str],
+    settings: TrainSettings,
+    words: tuple[str, str],
+    data: str,
+    work: Path,
+) -> Version:
+    labelled = read_labelled(data, words)
+    test = [record for record in labelled if is_held_out(record.content, settings.held_out_share)]
+    learn = [record for record in labelled if not is_held_out(record.content, settings.held_out_share)]
+    if not learn:
+        raise DataRefused(f"{data}: all {len(labelled)} records fall into the held-out part; give more records")
+    train_set = encode_labelled(learn, encoder, RENDERING)
+    test_set = encode_labelled(test, encoder, RENDERING)
+    contrast = contrastive_pairs(
+        rendered(stream, RENDERING), encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed
+    )
+    trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], verdict_pairs(test_set, encoder), settings, work)
+    scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
+    d_test = _d_of(scorer, test_set.ids)
+    is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
+    calibration = fit(d_test, is_right)
+    ids = _sample_ids(encoder, stream) or train_set.ids
+    threshold = right_held_threshold(p_of(_d_of(scorer, ids), calibration), settings.right_held_share)
+    metrics = dict(trained.metrics)
+    area = auroc(d_test[is_right].tolist(), d_test[~is_right].tolist())
+    if area is not None:
+        metrics["auroc"] = round(area, 6)
+    facts = Facts(
+        base.name, settings.method, words, RENDERING, "chat@1", calibration, threshold, metrics,
+        settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(labelled), _counts(train_set, test_set, len(contrast)),
+    )  # fmt: skip
+    return publish(registry, trained.model, base.tokenizer, scorer, facts, work, trained.adapter)
+
+
+def _publish_cold(
+    registry: Registry, base: Base, encoder: Encoder, stream: list[str], settings: TrainSettings, words: tuple[str, str], work: Path
+) -> Version:
+    """Publish a head that no verdict has touched: a gate with zero verdicts."""
+    if not base.has_head:
+        raise ModelRefused(f"{base.name} has no trained reward head; give labelled records with --data")
+    scorer = Scorer(base.model.eval(), encoder, SCORE_TOKENS)
+    ids = _sample_ids(encoder, stream)
+    if not ids:
+        raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
+    calibration = Calibration()
+    threshold = cold_threshold(p_of(_d_of(scorer, ids), calibration), settings.cold_hold_share)
+    facts = Facts(
+        base.name, "starter", words, RENDERING, "chat@1", calibration, threshold, {},
+        settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(ids)},
+    )  # fmt: skip
+    return publish(registry, base.model, base.tokenizer, scorer, facts, work)
+
+
+def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, template: str) -> Version:
+    """Adopt a one-output checkpoint as a version: read as stock TRL read it, not calibrated. Raises ModelRefused."""
+    encodings = {name.partition("@")[0]: name for name in ENCODINGS}
+    if template not in encodings:
+        raise SettingInvalid(f"--template {template} is not one of {', '.join(encodings)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        model = AutoModelForSequenceClassification.from_pretrained(directory, dtype="float32", use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelRefused(f"{directory} cannot be imported: {str(error).splitlines()[0][:300]}") from error
+    if model.config.num_labels != 1:
+        raise ModelRefused(f"{directory} has {model.config.num_labels} outputs; a reward model has one")
+    longest = min(settings.max_length, model.config.max_position_embeddings)
+    encoder = Encoder(tokenizer, settings.verdict_words, cast(Encoding, encodings[template]), longest)
+    threshold = Threshold(p_chosen=0.5, chosen_by="the middle", reason="imported, no verdicts seen")
+    facts = Facts(str(directory.name), "imported", settings.verdict_words, "raw@1", encodings[template], Calibration(), threshold, {}, {})
+    with _workplace(settings) as work:
+        return publish(Registry(tables.registry), model.eval(), tokenizer, Scorer(model, encoder, SCORE_TOKENS), facts, work)
+
+
+def _words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
+    """Return the words of the settings, which must be those that a starter's head was trained with."""
+    said = base.facts.get("verdict_words")
+    if said is not None and tuple(cast(list[str], said)) != settings.verdict_words:
+        raise SettingInvalid(
+            f"train.verdict_words = {'/'.join(settings.verdict_words)}, but the starter was made with {'/'.join(cast(list[str], said))}"
+        )
+    return settings.verdict_words
+
+
+def _unlabelled(base: Base, source: str | None, tables: Any) -> list[str]:
+    if source is not None:
+        return read_unlabelled(source, tables.kafka, MOST_UNLABELLED)
+    return load_saved(base.unlabelled)[:MOST_UNLABELLED] if base.unlabelled is not None and base.unlabelled.is_file() else []
+
+
+def _sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:
+    """Return the ids of an even sample of the stream, as many as a threshold needs."""
+    step = max(1, len(stream) // MOST_SCORED)
+    return [ids for ids in encoder.encode([r.text for r in rendered(stream[::step], RENDERING)]) if ids is not None]
+
+
+def _d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
+    rewards_B2 = scorer.rewards(ids)
+    d: np.ndarray = rewards_B2[:, 0] - rewards_B2[:, 1]
+    return d
+
+
+def _counts(train_set: Encoded, test_set: Encoded, contrastive: int) -> dict[str, int]:
+    return {
+        "train": len(train_set.ids),
+        "train_wrong": sum(not record.is_right for record in train_set.records),
+        "held_out": len(test_set.ids),
+        "contrastive": contrastive,
+        "unreadable": train_set.unreadable + test_set.unreadable,
+        "too_long": train_set.too_long + test_set.too_long,
+    }
+
+
+@contextmanager
+def _workplace(settings: TrainSettings) -> Iterator[Path]:
+    if settings.work_directory is not None:
+        settings.work_directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="winnow-train-", dir=settings.work_directory) as directory:
+        yield Path(directory)
