@@ -16,7 +16,12 @@ from foundation import logs
 from foundation.errors import WinnowError
 from foundation.settings import Table, as_toml, documented, load
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="A streaming data-quality gate that learns from its reviewers.")  # fmt: skip
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A streaming data-quality gate that learns from its reviewers.",
+)
 registry_app = typer.Typer(no_args_is_help=True, help="Versions of the model and the aliases that point at them.")
 config_app = typer.Typer(no_args_is_help=True, help="Show and check the settings in force.")
 app.add_typer(registry_app, name="registry")
@@ -187,9 +192,11 @@ def registry_verify(reference: Reference, config: Config = None) -> None:
     """Check the digest of every file, load the model and compare its fingerprint."""
     settings = settings_from(config)
     from model_registry.registry import Registry
+
+    version = Registry(settings.registry).verified(reference)
     from stream.live_model import load_live_model
 
-    model = load_live_model(Registry(settings.registry), reference, settings.gate)
+    model = load_live_model(version, settings.gate)
     _result({"version": model.label, "digest": model.digest, "verified": True}, f"{model.label}: files and fingerprint hold")
 
 
@@ -290,6 +297,7 @@ def _result(fields: dict[str, object], sentence: str) -> None:
 def main() -> None:
     """Run the command line; errors of ours become one sentence and their exit code."""
     logs.set_up()
+    logs.quiet_libraries()
     try:
         app()
     except WinnowError as error:

@@ -163,7 +163,7 @@ def start_broker(port: int, directory: Path, extra: dict[str, str] | None = None
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
     broker = Broker(process, f"127.0.0.1:{port}", directory)
     try:

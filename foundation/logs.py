@@ -5,6 +5,7 @@ Normal operation emits nothing. Records' contents never enter a log; ids, counts
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -26,6 +27,14 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def quiet_libraries() -> None:
+    """Keep the model libraries' own bars and notices off stderr; winnow shows its own progress."""
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 
 def set_up(level: int = logging.WARNING) -> None:

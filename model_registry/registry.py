@@ -102,7 +102,9 @@ class Registry:
         """Move an alias to a version, in one step for every reader, and remember the move."""
         version = self.resolve(reference)
         with self._lock():
-            old = self._alias(alias) if (self.root / "aliases" / f"{alias}.json").is_file() else {"history": [], "pinned": False}
+            old: dict[str, Any] = {"history": [], "pinned": False}
+            if (self.root / "aliases" / f"{alias}.json").is_file():
+                old = self._alias(alias)
             move = {"version": version.number, "time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
             self._write_alias(
                 alias,

@@ -35,9 +35,11 @@ def run_gate(
     rules = Rules.load(gate.rules_file)
     model = None
     if gate.mode != "rules":
-        from stream.live_model import load_live_model  # noqa: PLC0415
+        version = Registry(registry).verified(gate.model)
+        look_at_cluster(kafka, topic_names(topics, with_audit=gate.mode == "observe"), topics.records)
+        from stream.live_model import load_live_model  # torch takes seconds: what can be refused without it was
 
-        model = load_live_model(Registry(registry), gate.model, gate)
+        model = load_live_model(version, gate)
     run_with_model(kafka, topics, gate, rules, model, until_idle_seconds, step)
 
 
@@ -88,6 +90,7 @@ def run_with_model(
     try:
         running.run(stop, until_idle_seconds)
     finally:
+        sink.close()
         if server is not None:
             server.close()
 

@@ -63,6 +63,7 @@ def list_topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
 
 
 def record_of(message: Message) -> Record:
+    """Return a consumed message as a record, bytes as they came."""
     try:
         headers = message.headers() or []
     except UnicodeDecodeError:  # a header name that is no UTF-8 cannot be carried; Java clients cannot write one

@@ -101,7 +101,7 @@ class Judge:
 
 
 def encoder_minimum(model: "LiveModel") -> int:
-    """The smallest token budget worth trying: one record of the greatest length."""
+    """Return the smallest token budget worth trying: one record of the greatest length."""
     return model.scorer.encoder.max_length
 
 

@@ -68,7 +68,7 @@ class StartOver(Exception):  # noqa: N818
 
 
 class Instance:
-    """This gate's name in its group: from the settings, or host name and the lowest slot free on this host.
+    """The name of this gate in its group: from the settings, or host name and the lowest slot free on this host.
 
     A slot is a locked file; the kernel frees it when the process dies, so a restarted gate gets its predecessor's name
     and with it the right to abort what the predecessor left open.
@@ -306,6 +306,14 @@ class Sink:
             self._commit(step)
         except KafkaException as error:
             self._give_up(error.args[0], begun)
+        except SystemError as error:  # the client raises a fatal error under the feet of a delivery report
+            if not isinstance(error.__cause__, KafkaException):
+                raise
+            self._give_up(error.__cause__.args[0], begun)
+
+    def close(self) -> None:
+        """Let go of the producer, which ends its threads; nothing is open between two transactions."""
+        del self._producer
 
     def _commit(self, step: Callable[[str], None]) -> None:
         step("committing")

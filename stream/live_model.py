@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from foundation.errors import FingerprintDiffers, ModelRefused
-from model_registry.registry import Registry, Version
+from model_registry.registry import Version
 from stream.config import GateSettings
 from stream.decide import Calibration
 from stream.encode import Encoder, Encoding
@@ -34,9 +34,8 @@ class LiveModel(NamedTuple):
     records_per_second: float
 
 
-def load_live_model(registry: Registry, reference: str, settings: GateSettings) -> LiveModel:
-    """Load a version for service. Raises ModelRefused when its files, its head or its fingerprint are not as published."""
-    version = registry.verified(reference)
+def load_live_model(version: Version, settings: GateSettings) -> LiveModel:
+    """Load a version whose files have been verified. Raises ModelRefused when its head or fingerprint is not as published."""
     device = pick_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)

@@ -16,7 +16,6 @@ from stream import wire
 from stream.config import GateSettings
 from stream.files import read_values
 from stream.judge import Judge
-from stream.live_model import load_live_model
 from stream.records import Content, Decision, Reading, Record
 from stream.rules import Rules
 
@@ -25,8 +24,11 @@ _AT_ONCE = 256
 
 def score_file(path: Path, settings: GateSettings, registry: RegistrySettings, reference: str | None, *, use_rules: bool) -> None:
     """Judge every record of a file, in input order. Raises DataRefused, ModelRefused."""
-    model = load_live_model(Registry(registry), reference or settings.model, settings)
+    version = Registry(registry).verified(reference or settings.model)
     rules = Rules.load(settings.rules_file) if use_rules else Rules()
+    from stream.live_model import load_live_model
+
+    model = load_live_model(version, settings)
     judged = judge_values(read_values(path), Judge(settings, rules, model))
     rows = (as_row(value, reading, decision) for value, reading, decision in judged)
     if sys.stdout.isatty():

@@ -2,7 +2,8 @@
 
 One sequence per record holds both answers (stream/score.py). A batch is B records and B corrupted copies:
   contrastive   softplus(-d(record)) + softplus(d(copy)), so d is a log-odds from the first step
-  next token    on the records alone, so that the head can see surprise
+  next token    on the records alone: at the last layer for lm/, and at the middle layer so that the layers above can
+                hold each token against what was expected there; a head that cannot see surprise learns little
   where         one linear probe below the last layer says which tokens of a copy were changed (ELECTRA's replaced
                 tokens, arXiv 2003.10555): dense signal, and the last layer can still attend to it; thrown away after
 """
@@ -24,9 +25,10 @@ from trainer.corrupt import Corrupter
 from trainer.muon import Muon
 
 NEXT_TOKEN_WEIGHT = 0.3
-NEXT_TOKEN_SHARE = 1.0
+LAST_LAYER_SHARE = 0.25
 WHERE_WEIGHT = 1.0
 CENTRE_WEIGHT = 0.01
+READING_SHARE = 0.35
 
 
 class Losses(NamedTuple):
@@ -44,15 +46,20 @@ class JointModel:
     lm: Qwen2ForCausalLM
     reward: PreTrainedModel
     probe: nn.Linear
-    _below_last: list[torch.Tensor] = field(default_factory=list)
+    _seen: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Tie the reward model to the language model's trunk and listen below the last layer."""
+        """Tie the reward model to the language model's trunk and listen in the middle and below the last layer."""
         setattr(self.reward, self.reward.base_model_prefix, self.lm.model)
-        self.lm.model.layers[-2].register_forward_hook(self._keep)
+        layers = self.lm.model.layers
+        for name, layer in (("middle", layers[(len(layers) - 1) // 2]), ("below_last", layers[-2])):
+            layer.register_forward_hook(self._keep(name))
 
-    def _keep(self, _layer: nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        self._below_last[:] = [output if isinstance(output, torch.Tensor) else output[0]]
+    def _keep(self, name: str) -> Callable[[nn.Module, object, torch.Tensor | tuple[torch.Tensor, ...]], None]:
+        def hook(_layer: nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+            self._seen[name] = output if isinstance(output, torch.Tensor) else output[0]
+
+        return hook
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter once."""
@@ -71,14 +78,31 @@ class JointModel:
         d_B = rewards_B2[:, 0] - rewards_B2[:, 1]
         contrastive = F.softplus(-d_B[:half]).mean() + F.softplus(d_B[half:]).mean()
         right_BT = record_BT[:half]
-        asked_BT = right_BT[:, 1:] & (torch.rand(right_BT[:, 1:].shape) < NEXT_TOKEN_SHARE)
-        here = hidden_BTH[:half, :-1][asked_BT]
-        next_token = F.cross_entropy(self.lm.lm_head(here), batch.ids_BT[:half, 1:][asked_BT])
-        where_N = self.probe(self._below_last[0][record_BT]).squeeze(-1)
+        next_token = self._next_token(hidden_BTH[:half], batch.ids_BT[:half], right_BT, LAST_LAYER_SHARE)
+        middle_BTH = self.lm.model.norm(self._seen["middle"][:half])
+        expected = self._next_token(middle_BTH, batch.ids_BT[:half], right_BT, 1.0)
+        where_N = self.probe(self._seen["below_last"][record_BT]).squeeze(-1)
         where = F.binary_cross_entropy_with_logits(where_N, changed_BT[record_BT])
-        total = contrastive + NEXT_TOKEN_WEIGHT * next_token + WHERE_WEIGHT * where
+        total = contrastive + NEXT_TOKEN_WEIGHT * (next_token + expected) + WHERE_WEIGHT * where
         total = total + CENTRE_WEIGHT * rewards_B2.sum(dim=1).square().mean()
-        return total, Losses(contrastive.item() / 2, next_token.item(), where.item())
+        return total, Losses(contrastive.item() / 2, expected.item(), where.item())
+
+    def next_token_loss(self, batch: SharedBatch, record_BT: torch.Tensor) -> tuple[torch.Tensor, Losses]:
+        """Return the next-token loss of a batch of right records, at the middle and at the last layer."""
+        hidden_BTH = self.lm.model(
+            input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
+        ).last_hidden_state
+        next_token = self._next_token(hidden_BTH, batch.ids_BT, record_BT, LAST_LAYER_SHARE)
+        expected = self._next_token(self.lm.model.norm(self._seen["middle"]), batch.ids_BT, record_BT, 1.0)
+        return next_token + expected, Losses(0.0, expected.item(), 0.0)
+
+    def _next_token(self, hidden_BTH: torch.Tensor, ids_BT: torch.Tensor, record_BT: torch.Tensor, share: float) -> torch.Tensor:
+        """Return the mean cross-entropy of record tokens given what stands before them, on a random share of them."""
+        asked_BT = record_BT[:, 1:]
+        if share < 1:
+            asked_BT = asked_BT & (torch.rand(asked_BT.shape) < share)
+        logits_NV = self.lm.lm_head(hidden_BTH[:, :-1][asked_BT])
+        return F.cross_entropy(logits_NV, ids_BT[:, 1:][asked_BT])
 
 
 class PairSource:
@@ -108,14 +132,25 @@ class PairSource:
         template = self._encoder.template
         batch = shared_batch(rows, template, self._encoder.pad_id, torch.float32)
         changed_BT = torch.zeros(batch.ids_BT.shape)
-        record_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.bool)
+        record_BT = self._record_places(batch, rows)
         first = len(template.head)
-        for row, ids in enumerate(rows):
-            record_BT[row, first : first + len(ids)] = True
         for row, (right, copy) in enumerate(pairs, start=len(pairs)):
             start, end = changed_range(right, copy)
             changed_BT[row, first + start : first + end] = 1.0
         return batch, changed_BT, record_BT
+
+    def next_right(self) -> tuple[SharedBatch, torch.Tensor]:
+        """Return one batch of records alone, twice as many as a batch has pairs, and its record_BT."""
+        rows = [self._kept[self._draw()][1] for _ in range(2 * self._pairs)]
+        batch = shared_batch(rows, self._encoder.template, self._encoder.pad_id, torch.float32)
+        return batch, self._record_places(batch, rows)
+
+    def _record_places(self, batch: SharedBatch, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        record_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.bool)
+        first = len(self._encoder.template.head)
+        for row, ids in enumerate(rows):
+            record_BT[row, first : first + len(ids)] = True
+        return record_BT
 
     def _refill(self, batches: int = 8) -> None:
         drawn = [self._draw() for _ in range(batches * self._pairs)]
@@ -152,19 +187,17 @@ def learn(
     learning_rate: float,
     watch: Callable[[int, Losses], None] = lambda step, losses: None,
 ) -> None:
-    """Run exactly `steps` steps of AdamW, the rate rising over the first twentieth and falling linearly to 0."""
-    parameters = model.parameters()
-    import os
+    """Run exactly `steps` steps; the rates rise over the first twentieth and fall linearly to 0.
 
-    if os.environ.get("MUON"):
-        matrices = [p for p in model.lm.model.layers.parameters() if p.ndim == 2]
-        known = {id(p) for p in matrices}
-        optimizers = [
-            Muon(matrices, lr=float(os.environ["MUON"])),
-            torch.optim.AdamW([p for p in parameters if id(p) not in known], lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
-        ]
-    else:
-        optimizers = [torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    The trunk's matrices move by Muon, everything else by AdamW: docs/experiments/starter.md has what each gave.
+    """
+    parameters = model.parameters()
+    matrices = [parameter for parameter in model.lm.model.layers.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if all(parameter is not matrix for matrix in matrices)]
+    optimizers = [
+        Muon(matrices, lr=2 * learning_rate),
+        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
     rise = max(1, steps // 20)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise))))
@@ -172,7 +205,10 @@ def learn(
     ]
     model.lm.train()
     for step in range(steps):
-        loss, losses = model.loss(*source.next())
+        if step < steps * READING_SHARE:
+            loss, losses = model.next_token_loss(*source.next_right())
+        else:
+            loss, losses = model.loss(*source.next())
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

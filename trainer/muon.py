@@ -51,4 +51,5 @@ def orthogonalised(matrices_NRC: torch.Tensor) -> torch.Tensor:
     for _ in range(_ROUNDS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    found: torch.Tensor = x.mT if tall else x
+    return found

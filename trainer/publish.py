@@ -94,7 +94,7 @@ def fingerprint_texts(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> t
     texts = []
     for number in range(FINGERPRINT_TEXTS):
         length = min(encoder.max_record_tokens // 2, 4 + 8 * number)
-        text = tokenizer.decode(random.choices(usable, k=max(1, length)), skip_special_tokens=True)
+        text = str(tokenizer.decode(random.choices(usable, k=max(1, length)), skip_special_tokens=True))
         texts.append(text.replace("\ufffd", "").strip() or "a")
     return tuple(texts)
 

@@ -83,7 +83,7 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
     )
     trainer.train()
     measured: dict[str, Any] = trainer.evaluate() if held_out else {}
-    metrics = {name: float(measured[name]) for name in ("eval_accuracy", "eval_loss") if name in measured}
+    metrics: dict[str, float] = {name: float(measured[name]) for name in ("eval_accuracy", "eval_loss") if name in measured}
     model = trainer.model
     adapter = None
     if isinstance(model, PeftModel):

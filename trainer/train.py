@@ -18,6 +18,7 @@ from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
 from stream.encode import ENCODINGS, Encoder, Encoding
+from stream.render import Rendering
 from stream.score import Scorer
 from trainer.bases import Base, load_base
 from trainer.calibrate import auroc, cold_threshold, fit, p_of, right_held_threshold
@@ -27,7 +28,7 @@ from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, load_save
 from trainer.publish import Facts, publish
 from trainer.reward import train_reward
 
-RENDERING = "fields@1"
+RENDERING: Rendering = "fields@1"
 SCORE_TOKENS = 8_192
 MOST_UNLABELLED = 20_000
 MOST_SCORED = 2_000

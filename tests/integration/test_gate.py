@@ -90,9 +90,7 @@ def test_bad_records_go_where_the_contract_says_and_stop_nothing(
         assert (found[number].p_chosen is not None) == (reason == "model")
 
 
-def test_two_gates_share_the_work_and_headers_agree(
-    kafka: KafkaSettings, topics: TopicSettings, write_config: Callable[..., Path]
-) -> None:
+def test_two_gates_share_the_work_and_headers_agree(kafka: KafkaSettings, topics: TopicSettings, write_config: Callable[..., Path]) -> None:
     send(kafka, topics.records, [{"value": twin.value, "key": twin.key} for twin in take(3_000, 11)])
     path = write_config()
     gates = [subprocess.Popen([*WINNOW, "gate", "--config", str(path), "--until-idle", "3"]) for _ in range(2)]

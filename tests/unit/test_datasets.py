@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from foundation.errors import DataRefused
-from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled, write_labelled
 from tests.conftest import WORDS
+from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled, write_labelled
 
 BINARY = [{"address": "北京市海淀区学院路29号", "chosen": True}, {"address": "北京市海x路", "phone": "1", "rejected": True}]
 RECORDS = [Labelled('{"address":"北京市海淀区学院路29号"}', True), Labelled('{"address":"北京市海x路","phone":"1"}', False)]
