@@ -98,7 +98,8 @@ def print_summary(
         table.add_row(kind, str(sum(each.values())), *map(str, numbers), *areas)
     console.print(table)
     console.print(
-        f"lost {len(ledger.lost)}, repeated {len(ledger.repeated)}, out of order {ledger.disordered}; on {len(trained_on.p_chosen)} strangers "
+        f"lost {len(ledger.lost)}, repeated {len(ledger.repeated)}, out of order {ledger.disordered}; "
+        f"on {len(trained_on.p_chosen)} strangers "
         f"the model alone has AUROC {trained_on.auroc:.3f} ({cold_on.auroc:.3f} before any verdict), with the rules it holds "
         f"{trained_on.recall_at_5pct_fp:.1%} of the wrong records at 5 % of the right ones"
     )

@@ -11,7 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from demo.cities import CITIES, City
-from demo.errors import ERRORS, Fields, unreadable_bytes
+from demo.errors import ERRORS, LATER_ERRORS, Fields, unreadable_bytes
 
 WRONG_SHARE = 0.12
 UNREADABLE_SHARE = 0.01
@@ -58,7 +58,9 @@ def stream(
     wrong_share: float = WRONG_SHARE,
     unreadable_share: float = UNREADABLE_SHARE,
 ) -> Iterator[Twin]:
-    """Yield records for ever; the same seed gives the same stream. `kinds` limits the error kinds (default: all)."""
+    """Yield records for ever; the same seed gives the same stream. `kinds` names the error kinds (default: all of
+    ERRORS).
+    """
     random = Random(seed)
     chosen = tuple(kinds or ERRORS)
     population = [_twin(random) for _ in range(2_000)]
@@ -72,7 +74,7 @@ def stream(
             yield Twin(key, unreadable_bytes(random, _as_bytes(fields, is_json)), Truth(UNREADABLE))
         elif draw < unreadable_share + wrong_share:
             kind = random.choice(chosen)
-            broken, field = ERRORS[kind](random, dict(fields))
+            broken, field = (ERRORS | LATER_ERRORS)[kind](random, dict(fields))
             yield Twin(key, _as_bytes(broken, is_json), Truth(kind, field))
         else:
             yield Twin(key, _as_bytes(fields, is_json), Truth(RIGHT))

@@ -2,10 +2,14 @@
 
 One sequence per record holds both answers (stream/score.py). A batch is B records and B corrupted copies:
   contrastive   softplus(-d(record)) + softplus(d(copy)), so d is a log-odds from the first step
-  next token    on the records alone: at the last layer for lm/, and at the middle layer so that the layers above can
-                hold each token against what was expected there; a head that cannot see surprise learns little
-  where         one linear probe below the last layer says which tokens of a copy were changed (ELECTRA's replaced
-                tokens, arXiv 2003.10555): dense signal, and the last layer can still attend to it; thrown away after
+  next token    on the records alone: at the last layer for lm/, and at the middle layer, so that the layers above can
+                hold each token against what was expected there
+  surprise      below the last layer each token's place says how unexpected the token was at the middle layer: the
+                head must see surprise, and learns it far faster when it is asked for
+  where         below the last layer each token's place says whether the token was changed (ELECTRA's replaced
+                tokens, arXiv 2003.10555)
+The probes of the last two are thrown away afterwards. The first steps read records alone: only then is there
+something to be surprised by. docs/experiments/starter.md has what each part gave.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +31,9 @@ from trainer.muon import Muon
 NEXT_TOKEN_WEIGHT = 0.3
 LAST_LAYER_SHARE = 0.25
 WHERE_WEIGHT = 1.0
+SURPRISE_WEIGHT = 0.3
 CENTRE_WEIGHT = 0.01
-READING_SHARE = 0.35
+READING_SHARE = 0.4
 
 
 class Losses(NamedTuple):
@@ -45,7 +50,7 @@ class JointModel:
 
     lm: Qwen2ForCausalLM
     reward: PreTrainedModel
-    probe: nn.Linear
+    probes: nn.Linear
     _seen: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,7 +68,7 @@ class JointModel:
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter once."""
-        return [*self.lm.parameters(), self.reward.get_parameter("score.weight"), *self.probe.parameters()]
+        return [*self.lm.parameters(), self.reward.get_parameter("score.weight"), *self.probes.parameters()]
 
     def loss(self, batch: SharedBatch, changed_BT: torch.Tensor, record_BT: torch.Tensor) -> tuple[torch.Tensor, Losses]:
         """Return the joint loss of one batch whose first half is right and whose second half is corrupted.
@@ -79,11 +84,13 @@ class JointModel:
         contrastive = F.softplus(-d_B[:half]).mean() + F.softplus(d_B[half:]).mean()
         right_BT = record_BT[:half]
         next_token = self._next_token(hidden_BTH[:half], batch.ids_BT[:half], right_BT, LAST_LAYER_SHARE)
-        middle_BTH = self.lm.model.norm(self._seen["middle"][:half])
-        expected = self._next_token(middle_BTH, batch.ids_BT[:half], right_BT, 1.0)
-        where_N = self.probe(self._seen["below_last"][record_BT]).squeeze(-1)
-        where = F.binary_cross_entropy_with_logits(where_N, changed_BT[record_BT])
-        total = contrastive + NEXT_TOKEN_WEIGHT * (next_token + expected) + WHERE_WEIGHT * where
+        unexpected_N, asked_BT = self._unexpected(batch.ids_BT, record_BT)
+        of_right_N = asked_BT.nonzero()[:, 0] < half
+        expected = unexpected_N[of_right_N].mean()
+        probed_NP = self.probes(self._seen["below_last"][:, 1:][asked_BT])
+        surprise = F.smooth_l1_loss(probed_NP[:, 0], unexpected_N.detach())
+        where = F.binary_cross_entropy_with_logits(probed_NP[:, 1], changed_BT[:, 1:][asked_BT])
+        total = contrastive + NEXT_TOKEN_WEIGHT * (next_token + expected) + SURPRISE_WEIGHT * surprise + WHERE_WEIGHT * where
         total = total + CENTRE_WEIGHT * rewards_B2.sum(dim=1).square().mean()
         return total, Losses(contrastive.item() / 2, expected.item(), where.item())
 
@@ -93,8 +100,17 @@ class JointModel:
             input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
         ).last_hidden_state
         next_token = self._next_token(hidden_BTH, batch.ids_BT, record_BT, LAST_LAYER_SHARE)
-        expected = self._next_token(self.lm.model.norm(self._seen["middle"]), batch.ids_BT, record_BT, 1.0)
-        return next_token + expected, Losses(0.0, expected.item(), 0.0)
+        unexpected_N, asked_BT = self._unexpected(batch.ids_BT, record_BT)
+        expected = unexpected_N.mean()
+        probed_N = self.probes(self._seen["below_last"][:, 1:][asked_BT])[:, 0]
+        surprise = F.smooth_l1_loss(probed_N, unexpected_N.detach())
+        return next_token + expected + SURPRISE_WEIGHT * surprise, Losses(0.0, expected.item(), 0.0)
+
+    def _unexpected(self, ids_BT: torch.Tensor, record_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the middle layer's cross-entropy of every record token, in nats, and where those tokens are (from 1 on)."""
+        asked_BT = record_BT[:, 1:]
+        logits_NV = self.lm.lm_head(self.lm.model.norm(self._seen["middle"])[:, :-1][asked_BT])
+        return F.cross_entropy(logits_NV, ids_BT[:, 1:][asked_BT], reduction="none"), asked_BT
 
     def _next_token(self, hidden_BTH: torch.Tensor, ids_BT: torch.Tensor, record_BT: torch.Tensor, share: float) -> torch.Tensor:
         """Return the mean cross-entropy of record tokens given what stands before them, on a random share of them."""

@@ -143,7 +143,7 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> JointModel:
     reward = Qwen2ForSequenceClassification(classifier)
     # the usual 0.02 would keep d near 0, and the trunk without gradient, for the first hundred steps
     nn.init.normal_(reward.get_parameter("score.weight"), std=shape.hidden**-0.5)
-    return JointModel(lm, reward, nn.Linear(shape.hidden, 1))
+    return JointModel(lm, reward, nn.Linear(shape.hidden, 2))
 
 
 def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encoder: Encoder) -> int:
@@ -163,7 +163,7 @@ def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encode
 def _new_copy(model: JointModel) -> JointModel:
     lm = Qwen2ForCausalLM(model.lm.config)
     lm.load_state_dict(model.lm.state_dict())
-    return JointModel(lm, Qwen2ForSequenceClassification(model.reward.config), copy.deepcopy(model.probe))
+    return JointModel(lm, Qwen2ForSequenceClassification(model.reward.config), copy.deepcopy(model.probes))
 
 
 def save_starter(starter: Starter, records: Sequence[str], directory: Path, facts: dict[str, object]) -> str:

@@ -74,3 +74,13 @@ def test_the_corrupter_knows_nothing_of_the_demo() -> None:
     fields = {"postcode", "phone", "address", "longitude", "latitude", "temperature", "humidity"}
     words = {name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant) for name in [node.value]}
     assert not words & (set(errors.ERRORS) | fields | {city.name for city in cities.CITIES} | set(twins._ROADS))
+
+
+def test_later_errors_break_agreement_only() -> None:
+    for twin in take(3_000, 6, kinds=tuple(errors.LATER_ERRORS), wrong_share=0.9):
+        assert twin.truth.kind in {*errors.LATER_ERRORS, RIGHT, UNREADABLE}
+        if twin.truth.kind == "postcode_city" and twin.value.startswith(b"{"):
+            fields = json.loads(twin.value)
+            [city] = [city for city in CITIES if city.name in fields["address"]]
+            assert len(fields["postcode"]) == 6
+            assert not fields["postcode"].startswith(city.postcode_prefix)

@@ -1,0 +1,163 @@
+"""Training for real, small: starter determinism, full and LoRA with TRL, stock TRL on our files, adoption of its checkpoint."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl import RewardConfig, RewardTrainer
+
+from demo.twins import take
+from foundation.errors import DataRefused, ModelRefused, SettingInvalid
+from model_registry.config import RegistrySettings
+from model_registry.registry import CHALLENGER, CHAMPION, Registry
+from stream.config import GateSettings, KafkaSettings
+from stream.live_model import load_live_model
+from stream.render import Rendered
+from stream.score import reference_rewards
+from tests.conftest import WORDS
+from trainer.calibrate import cold_threshold, fit, right_held_threshold
+from trainer.config import TrainSettings
+from trainer.datasets import Labelled, write_labelled
+from trainer.joint import changed_range
+from trainer.starter import Plan, Shape, digest_of, save_starter, train_starter
+from trainer.train import import_checkpoint, train_and_publish
+
+pytestmark = pytest.mark.integration
+TINY = Shape(hidden=32, layers=3, heads=2, key_heads=2, inner=64, vocabulary=600, max_length=512)
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Any:
+    return SimpleNamespace(kafka=KafkaSettings(), registry=RegistrySettings(url=str(tmp_path / "registry")))
+
+
+@pytest.fixture
+def verdicts(tmp_path: Path) -> Path:
+    path = tmp_path / "verdicts.jsonl"
+    twins = take(60, 9, wrong_share=0.5, unreadable_share=0.0)
+    write_labelled([Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in twins], path, "preference", WORDS)
+    return path
+
+
+def test_same_seed_and_steps_give_the_same_digest(twin_texts: list[Rendered], tmp_path: Path) -> None:
+    digests = []
+    for run, seed in enumerate((1, 1, 2)):
+        made = train_starter(twin_texts, WORDS, Plan(steps=6, seed=seed, pairs_per_batch=4), TINY)
+        save_starter(made, [record.text for record in twin_texts], tmp_path / str(run), {})
+        digests.append(digest_of(tmp_path / str(run)))
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+    assert digests[0].startswith("sha256:")
+
+
+def test_minutes_become_steps_and_steps_alone_decide(twin_texts: list[Rendered], tmp_path: Path) -> None:
+    said: list[int] = []
+    timed = train_starter(twin_texts, WORDS, Plan(minutes=0.02, pairs_per_batch=4), TINY, started=said.append)
+    assert said == [timed.steps]
+    fixed = train_starter(twin_texts, WORDS, Plan(steps=timed.steps, pairs_per_batch=4), TINY)
+    assert save_starter(timed, [], tmp_path / "a", {}) == save_starter(fixed, [], tmp_path / "b", {})
+
+
+def test_the_starter_is_two_ordinary_directories(starter_directory: Path) -> None:
+    lm = AutoModelForCausalLM.from_pretrained(starter_directory / "lm")
+    tokenizer = AutoTokenizer.from_pretrained(starter_directory / "lm")
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "北京"}], add_generation_prompt=True, return_tensors="pt")
+    assert lm.generate(**asked, max_new_tokens=3, do_sample=False).shape[1] > asked["input_ids"].shape[1]
+    reward = AutoModelForSequenceClassification.from_pretrained(starter_directory / "reward")
+    assert reward.config.num_labels == 1
+    for name, weight in reward.model.state_dict().items():
+        assert np.array_equal(weight.numpy(), lm.model.state_dict()[name].numpy())
+
+
+def test_too_few_records_are_refused(twin_texts: list[Rendered]) -> None:
+    with pytest.raises(DataRefused, match="10 records are too few"):
+        train_starter(twin_texts[:10], WORDS, Plan(steps=1), TINY)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_training_publishes_a_version_that_serves(method: str, tables: Any, starter_directory: Path, verdicts: Path) -> None:
+    settings = TrainSettings(method=method, epochs=1, batch_size=8)  # type: ignore[arg-type]
+    first = train_and_publish(tables, settings, str(starter_directory), None, None)
+    second = train_and_publish(tables, settings, str(starter_directory), str(verdicts), None)
+    registry = Registry(tables.registry)
+    assert registry.aliases() == {CHAMPION: 1, CHALLENGER: 2}
+    assert first.manifest.threshold.certified is False
+    assert first.manifest.threshold.reason == "no verdicts"
+    manifest = second.manifest
+    assert manifest.method == method
+    assert 0 <= manifest.metrics["eval_accuracy"] <= 1
+    assert manifest.data_counts["contrastive"] == 2 * manifest.data_counts["train"]
+    assert manifest.data_counts["train"] + manifest.data_counts["held_out"] == 60
+    assert any(name.startswith("adapter/") for name in manifest.files) == (method == "lora")
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in manifest.files)
+    live = load_live_model(registry.verified("2"), GateSettings())
+    ids = [i for i in live.scorer.encoder.encode(["name: 北京", "phone: ddee"]) if i is not None]
+    assert np.abs(live.scorer.rewards(ids) - reference_rewards(live.scorer.model, live.scorer.encoder, ids)).max() <= 1e-5
+
+
+def test_a_base_without_a_head_needs_data(tables: Any, starter_directory: Path) -> None:
+    with pytest.raises(ModelRefused, match="no trained reward head"):
+        train_and_publish(tables, TrainSettings(), str(starter_directory / "lm"), None, None)
+    with pytest.raises(ModelRefused, match="cannot be loaded"):
+        train_and_publish(tables, TrainSettings(), str(starter_directory / "nothing"), None, None)
+    with pytest.raises(SettingInvalid, match="the starter was made with"):
+        train_and_publish(tables, TrainSettings(verdict_words=("1", "0")), str(starter_directory), None, None)
+
+
+def test_stock_trl_trains_on_our_files_and_we_adopt_what_it_saves(
+    tables: Any, starter_directory: Path, verdicts: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in verdicts.read_text().splitlines()]
+    columns = {name: [row[name] for row in rows] for name in ("chosen", "rejected")}
+    base = starter_directory / "reward"
+    trainer = RewardTrainer(
+        model=AutoModelForSequenceClassification.from_pretrained(base),
+        args=RewardConfig(output_dir=str(tmp_path / "trl"), max_steps=2, use_cpu=True, bf16=False, report_to="none",
+                          gradient_checkpointing=False, dataloader_pin_memory=False, disable_tqdm=True, save_strategy="no"),
+        train_dataset=Dataset.from_dict(columns),
+        processing_class=AutoTokenizer.from_pretrained(base),
+    )  # fmt: skip
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adopt"))
+    version = import_checkpoint(tables, TrainSettings(), tmp_path / "adopt", "chat")
+    assert version.manifest.method == "imported"
+    assert "training_args.bin" not in version.manifest.files
+    live = load_live_model(Registry(tables.registry).verified("1"), GateSettings())
+    text = "南京市玄武区"
+    chats = [[{"role": "user", "content": text}, {"role": "assistant", "content": word}] for word in WORDS]
+    tokenizer = trainer.processing_class
+    stock = [float(trainer.model(**tokenizer(tokenizer.apply_chat_template(c, tokenize=False), return_tensors="pt")).logits) for c in chats]
+    [ids] = live.scorer.encoder.encode([text])
+    assert ids is not None
+    assert np.abs(live.scorer.rewards([ids])[0] - np.array(stock)).max() <= 1e-4
+    joined = import_checkpoint(tables, TrainSettings(), tmp_path / "adopt", "joined")
+    assert joined.manifest.encoding == "joined@1"
+    with pytest.raises(SettingInvalid, match="--template xml is not one of chat, joined"):
+        import_checkpoint(tables, TrainSettings(), tmp_path / "adopt", "xml")
+    with pytest.raises(ModelRefused, match="cannot be imported"):
+        import_checkpoint(tables, TrainSettings(), tmp_path / "none", "chat")
+
+
+def test_changed_range() -> None:
+    assert changed_range([1, 2, 3], [1, 9, 3]) == (1, 2)
+    assert changed_range([1, 2, 3], [1, 3]) == (1, 2)
+    assert changed_range([1, 2], [1, 2, 2]) == (2, 3)
+    assert changed_range([1, 2, 3], [1, 2]) == (1, 2)
+
+
+def test_calibration_and_thresholds() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random(4_000) < 0.7
+    d = np.where(truth, 3.0, -3.0) * 2 + rng.normal(0, 6, 4_000)
+    calibration = fit(d, truth)
+    assert 2 < calibration.temperature < 5
+    assert fit(d[:5], truth[:5]).temperature == 1.0
+    p = np.linspace(0, 1, 1_000)
+    assert cold_threshold(p, 0.05).p_chosen == pytest.approx(0.05, abs=0.002)
+    held = p < right_held_threshold(p, 0.05).p_chosen
+    assert p[held].sum() / p.sum() == pytest.approx(0.05, abs=0.005)
