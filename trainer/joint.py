@@ -220,6 +220,8 @@ def learn(
         for optimizer in optimizers
     ]
     model.lm.train()
+    was_deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # else places read twice add up their gradients in any order
     for step in range(steps):
         if step < steps * READING_SHARE:
             loss, losses = model.next_token_loss(*source.next_right())
@@ -234,4 +236,5 @@ def learn(
         for schedule in schedules:
             schedule.step()
         watch(step + 1, losses)
+    torch.use_deterministic_algorithms(was_deterministic)
     model.lm.eval()

@@ -59,7 +59,6 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         eval_steps=settings.eval_steps or None,
         lr_scheduler_type="linear",
         warmup_steps=0.05,
-        train_sampling_strategy="group_by_length",
         seed=settings.seed,
         bf16=on_gpu,
         use_cpu=not on_gpu,

@@ -149,9 +149,9 @@ def _new_model(tokenizer: PreTrainedTokenizerFast, shape: Shape) -> JointModel:
 def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encoder: Encoder) -> int:
     """Time a few steps on a copy that is thrown away, so that the run itself depends on the number of steps alone."""
     minutes = plan.minutes if plan.minutes is not None else 1.0
+    state = torch.get_rng_state()
     rehearsal = _new_copy(model)
     source = PairSource(records, encoder, plan.pairs_per_batch, plan.seed)
-    state = torch.get_rng_state()
     learn(rehearsal, source, 3, plan.learning_rate)
     begun = time.perf_counter()
     learn(rehearsal, source, TIMED_STEPS, plan.learning_rate)

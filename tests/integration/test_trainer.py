@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
@@ -131,7 +132,9 @@ def test_stock_trl_trains_on_our_files_and_we_adopt_what_it_saves(
     text = "南京市玄武区"
     chats = [[{"role": "user", "content": text}, {"role": "assistant", "content": word}] for word in WORDS]
     tokenizer = trainer.processing_class
-    stock = [float(trainer.model(**tokenizer(tokenizer.apply_chat_template(c, tokenize=False), return_tensors="pt")).logits) for c in chats]
+    encoded = [tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), return_tensors="pt") for chat in chats]
+    with torch.no_grad():
+        stock = [float(trainer.model.eval()(**each).logits) for each in encoded]
     [ids] = live.scorer.encoder.encode([text])
     assert ids is not None
     assert np.abs(live.scorer.rewards([ids])[0] - np.array(stock)).max() <= 1e-4
