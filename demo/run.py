@@ -45,7 +45,7 @@ RULES = Path(__file__).with_name("rules.toml")
 
 def run_demo(records: int | None, *, keep: bool, seed: int) -> None:
     """Run the whole loop and print the summary; raises WinnowError if a record was lost or repeated."""
-    console = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+    console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, soft_wrap=True, width=150)
     count = records or RECORDS
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-demo-", ignore_cleanup_errors=True)))

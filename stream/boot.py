@@ -91,6 +91,7 @@ def run_with_model(
         running.run(stop, until_idle_seconds)
     finally:
         sink.close()
+        instance.release()
         if server is not None:
             server.close()
 

@@ -4,6 +4,7 @@ Enters: settings. Leaves: counts, ids, reports, records. With kafka.py the only 
 """
 
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -177,6 +178,15 @@ def _create(admin: AdminClient, name: str, partitions: int, config: dict[str, st
 
 
 def _config(admin: AdminClient, topic: str) -> dict[str, str]:
+    """Return a topic's settings; a topic made a moment ago may not be known to every broker yet."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    found = admin.describe_configs([resource], request_timeout=15)[resource].result()
-    return {name: entry.value for name, entry in found.items()}
+    deadline = time.monotonic() + CALL_TIMEOUT_SECONDS
+    while True:
+        try:
+            found = admin.describe_configs([resource], request_timeout=15)[resource].result()
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART or time.monotonic() > deadline:
+                raise KafkaRefused(f"the settings of topic {topic} cannot be read: {error.args[0].str()}") from error
+            time.sleep(0.1)
+        else:
+            return {name: entry.value for name, entry in found.items()}

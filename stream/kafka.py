@@ -75,7 +75,7 @@ class Instance:
     """
 
     def __init__(self, settings: KafkaSettings, group: str, named: str | None) -> None:
-        """Take the name or lock a slot; holds it until the process ends."""
+        """Take the name or lock a slot; holds it until `release` or the end of the process."""
         self.slot = 0
         self._lock: IO[str] | None = None
         if named is not None:
@@ -87,6 +87,12 @@ class Instance:
         while not self._try_slot(directory / f"gate-{scope}-{self.slot}.lock"):
             self.slot += 1
         self.name = f"{socket.gethostname()}-{self.slot}"
+
+    def release(self) -> None:
+        """Let another gate on this host have the slot."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _try_slot(self, path: Path) -> bool:
         file = path.open("w")

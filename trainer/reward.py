@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import PreTrainedModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
 from trl import RewardConfig, RewardTrainer
 
 from foundation.errors import DataRefused
@@ -21,6 +23,33 @@ from trainer.config import TrainSettings
 from trainer.pairs import Pair, as_columns
 
 SMALL_PARAMETERS = 20_000_000
+
+
+class Bar(TrainerCallback):
+    """A progress bar on stderr with the loss; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("reward model"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}"))
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._task = self._bar.add_task("train", total=None, loss="")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show the bar."""
+        self._bar.start()
+        self._bar.update(self._task, total=state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Show the last loss and accuracy."""
+        if logs and "loss" in logs:
+            self._bar.update(self._task, loss=f"loss {float(logs['loss']):.3f}, accuracy {float(logs.get('accuracy', 0)):.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take the bar away."""
+        self._bar.stop()
 
 
 class Trained(NamedTuple):
@@ -53,7 +82,7 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=learning_rate_for(settings, base.model),
         max_length=None,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,  # the old name warns
         center_rewards_coefficient=settings.center_rewards or None,
         eval_strategy="steps" if settings.eval_steps and held_out else "no",
         eval_steps=settings.eval_steps or None,
@@ -66,7 +95,7 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         save_strategy="no",
         report_to="none",
         logging_steps=10,
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
     )
     lora = None
     if settings.method == "lora":
@@ -80,6 +109,8 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         processing_class=base.tokenizer,
         peft_config=lora,
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries results
+    trainer.add_callback(Bar())
     trainer.train()
     measured: dict[str, Any] = trainer.evaluate() if held_out else {}
     metrics: dict[str, float] = {name: float(measured[name]) for name in ("eval_accuracy", "eval_loss") if name in measured}

@@ -144,7 +144,8 @@ def test_a_record_refused_by_its_output_never_stops_the_partition(
 
     entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topics.clean, incremental_configs=[entry])
-    AdminClient({"bootstrap.servers": kafka.bootstrap_servers}).incremental_alter_configs([resource])[resource].result(20)
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    admin.incremental_alter_configs([resource])[resource].result(20)
     noise = os.urandom(6_000).hex().encode()
     values = [b"a", b"b", noise, b"c", noise + b"2", b"d"]
     send(kafka, topics.records, [{"value": value, "key": b"k", "partition": 1} for value in values])
@@ -187,13 +188,17 @@ def test_classic_protocol_and_murmur2(kafka: KafkaSettings, topics: TopicSetting
 
 def test_a_twin_instance_is_named_when_it_fences(kafka: KafkaSettings, topics: TopicSettings) -> None:
     from foundation.errors import GateFenced
-    from stream.kafka import Sink
+    from stream.kafka import Sink, Source
     from stream.route import Outgoing
 
     message = Outgoing(topics.clean, 0, None, b"x", [], 0)
+    source = Source(kafka, topics.records, topics.records)
+    source.poll(1, 0.1)
+    offsets = {(topics.records, 0): 0}
     first = Sink(kafka, f"winnow-{topics.records}-same")
     second = Sink(kafka, f"winnow-{topics.records}-same")
     with pytest.raises(GateFenced, match=f"winnow-{topics.records}-same .*gate.instance"):
-        first.commit([message], {}, None)
-    second.commit([message], {}, None)
+        first.commit([message], offsets, source.group_metadata)
+    second.commit([message], offsets, source.group_metadata)
+    source.close()
     assert len(read_all(kafka, topics.clean)) == 1

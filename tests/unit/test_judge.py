@@ -1,0 +1,86 @@
+"""Poison: a record on which the scorer fails stands alone; memory that runs out halves the batch; a broken scorer stops."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from foundation.errors import ModelRefused
+from stream.config import GateSettings
+from stream.decide import Calibration
+from stream.encode import Encoder
+from stream.judge import Judge
+from stream.live_model import LiveModel
+from stream.records import Record
+from stream.rules import Rules
+from stream.score import Scorer
+from tests.conftest import WORDS
+
+
+class Scripted(Scorer):
+    """A scorer that fails as it is told; the tokenizer and everything before it are real."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.budget_tokens = 4_096
+        self.poison: list[int] | None = None
+        self.most_rows = 10_000
+        self.broken = False
+        self.asked: list[int] = []
+
+    def rewards(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+        self.asked.append(len(records))
+        if self.broken or any(list(record) == self.poison for record in records):
+            raise RuntimeError("device-side assert")
+        if self.budget_tokens > 1_024:
+            if self.most_rows < len(records):
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+        return np.array([[1.0, 0.0]] * len(records), dtype=np.float32)
+
+
+@pytest.fixture
+def scorer(starter_directory: Path) -> Scripted:
+    return Scripted(Encoder(AutoTokenizer.from_pretrained(starter_directory / "reward"), WORDS, "chat@1", 512))
+
+
+def judge(scorer: Scripted) -> Judge:
+    return Judge(GateSettings(), Rules(), LiveModel("m@1", "sha256:0", scorer, "fields@1", Calibration(), 0.5, 100.0))
+
+
+def records(count: int) -> list[Record]:
+    return [Record("t", 0, n, 1, None, f"record {n}".encode(), []) for n in range(count)]
+
+
+def test_one_poisonous_record_is_found_and_the_others_judged(scorer: Scripted) -> None:
+    [poison] = scorer.encoder.encode(["record 37"])
+    scorer.poison = poison
+    it = judge(scorer)
+    decisions = it.decide(it.read(records(64)))
+    assert [n for n, d in enumerate(decisions) if d.reason == "scorer-failed"] == [37]
+    assert {d.reason for n, d in enumerate(decisions) if n != 37} == {"model"}
+    assert "device-side assert" in decisions[37].detail
+    assert len(scorer.asked) < 20, "bisected, not one by one"
+
+
+def test_out_of_memory_halves_the_budget_and_remembers(scorer: Scripted) -> None:
+    scorer.most_rows = 1
+    it = judge(scorer)
+    assert {d.reason for d in it.decide(it.read(records(8)))} == {"model"}
+    assert scorer.budget_tokens == 1_024
+
+
+def test_a_broken_scorer_stops_instead_of_blaming_records(scorer: Scripted) -> None:
+    scorer.broken = True
+    it = judge(scorer)
+    with pytest.raises(ModelRefused, match="cannot score any record any more"):
+        it.decide(it.read(records(4)))
+
+
+def test_rules_cost_no_forward_pass(scorer: Scripted) -> None:
+    it = judge(scorer)
+    held = [Record("t", 0, n, 1, None, value, []) for n, value in enumerate((b'{"a": NaN}', b"\xff", b"", None))]
+    decisions = it.decide(it.read(held))
+    assert scorer.asked == []
+    assert [d.reason for d in decisions] == ["rule:not-finite", "undecodable", "empty", "tombstone"]
