@@ -18,6 +18,12 @@ from tests.integration.conftest import WINNOW, winnow
 pytestmark = pytest.mark.integration
 
 
+def _as_from_a_terminal() -> None:
+    """Undo what a background job inherits: a runner may have been started with SIGINT and SIGHUP ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def _alive(pid: int) -> bool:
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -36,14 +42,22 @@ def _children(pid: int) -> list[int]:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_it_says_ready_and_leaves_nothing_behind(how: int, tmp_path: Path) -> None:
-    process = subprocess.Popen([*WINNOW, "broker", "--port", "0", "--dir", str(tmp_path / "data")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*WINNOW, "broker", "--port", "0", "--dir", str(tmp_path / "data")],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=_as_from_a_terminal,
+    )
     assert process.stdout is not None
-    said = process.stdout.readline()
-    assert said.startswith("ready 127.0.0.1:")
-    [java] = _children(process.pid)
-    assert _alive(java)
-    process.send_signal(how)
-    assert process.wait(30) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+    try:
+        said = process.stdout.readline()
+        assert said.startswith("ready 127.0.0.1:")
+        [java] = _children(process.pid)
+        assert _alive(java)
+        process.send_signal(how)
+        assert process.wait(30) == (-signal.SIGKILL if how == signal.SIGKILL else 0)
+    finally:
+        process.kill()
     deadline = time.monotonic() + 10
     while _alive(java) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -58,7 +72,7 @@ def test_it_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
         "stdout=subprocess.PIPE, text=True)\n"
         "print(p.stdout.readline().strip(), p.pid, flush=True)\ntime.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, preexec_fn=_as_from_a_terminal)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline().split()[-1])
     [java] = _children(pid)
