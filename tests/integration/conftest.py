@@ -67,6 +67,6 @@ def run_until_idle(kafka: KafkaSettings, topics: TopicSettings, registry_url: st
     return run
 
 
-def winnow(*arguments: str | Path, timeout: float = 120, **options: object) -> "subprocess.CompletedProcess[str]":
+def winnow(*arguments: str | Path, timeout: float = 300, **options: object) -> "subprocess.CompletedProcess[str]":
     """Run the command line and return what it said."""
     return subprocess.run([*WINNOW, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload, no-any-return]

@@ -94,7 +94,7 @@ def test_two_gates_share_the_work_and_headers_agree(kafka: KafkaSettings, topics
     send(kafka, topics.records, [{"value": twin.value, "key": twin.key} for twin in take(3_000, 11)])
     path = write_config()
     gates = [subprocess.Popen([*WINNOW, "gate", "--config", str(path), "--until-idle", "3"]) for _ in range(2)]
-    assert [gate.wait(180) for gate in gates] == [0, 0]
+    assert [gate.wait(300) for gate in gates] == [0, 0]
     ledger = read_ledger(kafka.bootstrap_servers, topics)
     assert (ledger.records, ledger.lost, ledger.repeated, ledger.disordered) == (3_000, [], [], 0)
     for message in read_all(kafka, topics.clean):
@@ -161,11 +161,11 @@ def test_a_record_refused_by_its_output_never_stops_the_partition(
 def test_sigterm_finishes_commits_and_exits_0(kafka: KafkaSettings, topics: TopicSettings, write_config: Callable[..., Path]) -> None:
     send(kafka, topics.records, [{"value": f"v{n}".encode(), "key": b"k"} for n in range(500)])
     gate = subprocess.Popen([*WINNOW, "gate", "--config", str(write_config(mode="rules"))], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not read_all(kafka, topics.clean) and time.monotonic() < deadline:
         time.sleep(0.2)
     gate.send_signal(signal.SIGTERM)
-    _, said = gate.communicate(timeout=30)
+    _, said = gate.communicate(timeout=90)
     assert gate.returncode == 0
     assert said == "", "normal operation is silent"
     ledger = read_ledger(kafka.bootstrap_servers, topics)

@@ -19,6 +19,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.timeout(900)
 def test_the_block_runs_from_top_to_bottom(tmp_path: Path) -> None:
     [block] = re.findall(r"<!-- this block runs.*?-->\n```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     port = free_port()
@@ -27,7 +28,7 @@ def test_the_block_runs_from_top_to_bottom(tmp_path: Path) -> None:
         "winnow topics", f"until (echo > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.2; done\nwinnow topics", 1
     )
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WINNOW_GATE__METRICS_PORT": "0"}
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     lines = done.stdout.strip().splitlines()
     assert lines[0] == f"ready 127.0.0.1:{port}"
