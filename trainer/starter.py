@@ -6,7 +6,6 @@ Same seed, steps, threads and machine give the same digest.
 """
 
 import copy
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
 from foundation.errors import DataRefused
+from model_registry.manifest import digest_of_bytes, files_of
 from stream.encode import Encoder
 from stream.render import Rendered
 from trainer.joint import JointModel, Losses, PairSource, learn
@@ -180,8 +180,5 @@ def save_starter(starter: Starter, records: Sequence[str], directory: Path, fact
 
 def digest_of(directory: Path) -> str:
     """Return `sha256:` over the names and contents of all files below, starter.json apart."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "starter.json"):
-        total.update(path.relative_to(directory).as_posix().encode() + b"\0")
-        total.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"sha256:{total.hexdigest()}"
+    files = {name: digest for name, digest in files_of(directory).items() if name != "starter.json"}
+    return digest_of_bytes(json.dumps(files, sort_keys=True).encode())
