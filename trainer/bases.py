@@ -6,10 +6,10 @@ them, its unlabelled records. A CPU spends more than half of a training step in 
 
 import json
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from foundation.errors import ModelRefused
 
@@ -39,12 +39,13 @@ def load_base(name: str) -> Base:
 
 
 def _load(place: Path | str, gguf_file: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    extra = {"gguf_file": gguf_file} if gguf_file else {}
+    extra: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    unpacked: dict[str, Any] = {"quantization_config": GgufConfig(dequantize=True)} if gguf_file else {}
     on_gpu = torch.cuda.is_available()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **extra)
         model = AutoModelForSequenceClassification.from_pretrained(
-            place, num_labels=1, dtype=torch.float32, attn_implementation="sdpa" if on_gpu else "eager", **extra
+            place, num_labels=1, dtype=torch.float32, attn_implementation="sdpa" if on_gpu else "eager", **extra, **unpacked
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelRefused(f"the base {place} cannot be loaded: {str(error).splitlines()[0][:300]}") from error

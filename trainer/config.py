@@ -37,7 +37,7 @@ class TrainSettings(Table):
     """TRL's center_rewards_coefficient: keeps rewards near 0; cannot change d."""
     seed: int = 0
     """Seed of order, initialisation and contrastive pairs."""
-    contrastive_per_verdict: Annotated[float, Field(ge=0)] = 2.0
+    contrastive_per_verdict: Annotated[float, Field(ge=0)] = 6.0
     """Contrastive pairs from unlabelled records mixed in per verdict; verdicts alone destroy what the starter learned."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of records, chosen by a hash of the record, that are never trained on."""

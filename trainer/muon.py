@@ -1,7 +1,7 @@
 """Muon in float32: momentum, then the nearest orthogonal matrix (Jordan et al. 2024, "Muon"), for the trunk's matrices.
 
 torch.optim.Muon orthogonalises in bfloat16, which a CPU without AMX emulates; like shapes are stacked here, so one
-batched product serves all layers. docs/experiments/optimiser.md has the figures.
+batched product serves all layers. docs/experiments/starter.md has the figures.
 """
 
 from collections import defaultdict

@@ -29,7 +29,7 @@ from trainer.starter import Plan, Shape, digest_of, save_starter, train_starter
 from trainer.train import import_checkpoint, train_and_publish
 
 pytestmark = pytest.mark.integration
-TINY = Shape(hidden=32, layers=3, heads=2, key_heads=2, inner=64, vocabulary=600, max_length=512)
+TINY = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=512)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_training_publishes_a_version_that_serves(method: str, tables: Any, star
     manifest = second.manifest
     assert manifest.method == method
     assert 0 <= manifest.metrics["eval_accuracy"] <= 1
-    assert manifest.data_counts["contrastive"] == 2 * manifest.data_counts["train"]
+    assert manifest.data_counts["contrastive"] == settings.contrastive_per_verdict * manifest.data_counts["train"]
     assert manifest.data_counts["train"] + manifest.data_counts["held_out"] == 60
     assert any(name.startswith("adapter/") for name in manifest.files) == (method == "lora")
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in manifest.files)
