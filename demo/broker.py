@@ -145,8 +145,8 @@ def start_broker(port: int, directory: Path, extra: dict[str, str] | None = None
 
     `extra` adds to the server properties. Raises BrokerNotStarted or SettingInvalid.
     """
-    port = _free_port(port)
-    controller = _free_port(0)
+    port = free_port(port)
+    controller = free_port()
     jars = fetch_jars(cache_directory())
     java = find_java()
     directory.mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,8 @@ def _follow_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, signal.SIGTERM)
 
 
-def _free_port(port: int) -> int:
+def free_port(port: int = 0) -> int:
+    """Return a free port on 127.0.0.1; a port other than 0 is only checked. Raises SettingInvalid when it is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -255,10 +256,15 @@ def _properties(port: int, controller: int, directory: Path) -> dict[str, str]:
     }
 
 
+def new_cluster_id() -> str:
+    """Return 16 random bytes as Kafka writes them; one that begins with - would be taken for an option (1 in 64)."""
+    return "k" + urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
+
+
 def _format(command: list[str], properties: Path, directory: Path) -> None:
     if (directory / "data" / "meta.properties").is_file():
         return
-    cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    cluster = new_cluster_id()
     done = subprocess.run(
         [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)], capture_output=True, text=True, check=False
     )

@@ -95,7 +95,7 @@ def starter_directory(twin_texts: list[Rendered], tmp_path_factory: pytest.TempP
     from trainer.starter import Plan, Shape, save_starter, train_starter
 
     directory = tmp_path_factory.mktemp("starter") / "starter"
-    shape = Shape(hidden=32, layers=2, heads=2, key_heads=2, inner=64, vocabulary=600, max_length=512)
+    shape = Shape(hidden=32, layers=2, heads=2, inner=64, vocabulary=600, max_length=512)
     made = train_starter(twin_texts, WORDS, Plan(steps=5, pairs_per_batch=8), shape)
     save_starter(made, [record.text for record in twin_texts], directory, {"verdict_words": list(WORDS), "steps": made.steps})
     return directory

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import urlsafe_b64decode
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,12 @@ def test_it_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
         time.sleep(0.1)
     assert not _alive(pid)
     assert not _alive(java)
+
+
+def test_no_cluster_id_is_taken_for_an_option() -> None:
+    made = [broker.new_cluster_id() for _ in range(500)]
+    assert not any(each.startswith("-") for each in made)
+    assert {len(urlsafe_b64decode(each + "==")) for each in made} == {16}
 
 
 def test_a_used_port_is_one_sentence() -> None:

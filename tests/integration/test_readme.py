@@ -2,21 +2,16 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from demo.broker import free_port
+
 pytestmark = pytest.mark.integration
 README = Path(__file__).parents[2] / "README.md"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.timeout(900)
@@ -25,7 +20,7 @@ def test_the_block_runs_from_top_to_bottom(tmp_path: Path) -> None:
     port = free_port()
     script = block.replace("9092", str(port)).replace("--minutes 4", "--steps 12").replace("--twins 3000", "--twins 600")
     script = f"set -euo pipefail\ntrap 'kill %1; wait' EXIT\n{script}".replace(
-        "winnow topics", f"until (echo > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do sleep 0.2; done\nwinnow topics", 1
+        "winnow topics", f"until (echo > /dev/tcp/127.0.0.1/{port}) 2>/dev/null; do kill -0 %1; sleep 0.2; done\nwinnow topics", 1
     )
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "WINNOW_GATE__METRICS_PORT": "0"}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800, check=False)
