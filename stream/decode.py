@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import orjson
+
 from stream.records import Content, Reading, Reason, Record, Unread
 
 MAX_DEPTH = 64
@@ -21,6 +23,7 @@ Format = Literal["auto", "json", "text"]
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = b" \t\r\n"
+_EXACT = 2**53
 _MAX_INT_DIGITS = 4300  # CPython refuses longer integers; a record may hold one and must still be read
 _BIG_NUMBER = re.compile(rb"[0-9][eE]\+?[0-9]{2}|[0-9]{300}")
 _SURROGATE_ESCAPE = re.compile(rb"\\[uU][dD][89a-fA-F]")
@@ -37,6 +40,10 @@ def decode_value(value: bytes | None, form: Format) -> Reading:
         return Unread(Reason.TOMBSTONE)
     if not value:
         return Unread(Reason.EMPTY)
+    if form != "text" and value[0] in b"{[":
+        plain = _plain_json(value)
+        if plain is not None:
+            return plain
     body = value.removeprefix(_BOM)
     try:
         text = body.decode("utf-8")
@@ -46,6 +53,40 @@ def decode_value(value: bytes | None, form: Format) -> Reading:
     if form == "text" or (form == "auto" and first not in (b"{", b"[")):
         return Content(is_json=False, data=text)
     return _decode_json(body, text)
+
+
+def _plain_json(value: bytes) -> Content | None:
+    """Read JSON in which nothing can be odd, five times as fast; None where the exact reading below must look.
+
+    Without a backslash every string has two quotes, so a duplicate key, which the parser drops, shows in their number.
+    """
+    if b"\\" in value or value.count(b"[") + value.count(b"{") > MAX_DEPTH:
+        return None
+    try:
+        data = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    strings = _strings_in(data)
+    return Content(is_json=True, data=data) if strings >= 0 and 2 * strings == value.count(b'"') else None
+
+
+def _strings_in(data: Any) -> int:
+    """Return how many strings data holds, keys too; far below 0 if a number might not be what the producer wrote."""
+    if isinstance(data, dict):
+        found = len(data)
+        data = data.values()
+    else:
+        found = 0
+    for value in data:
+        kind = type(value)
+        if kind is str:
+            found += 1
+        elif kind is float or kind is int:
+            if not -_EXACT < value < _EXACT:
+                return -(2**62)
+        elif kind is dict or kind is list:
+            found += _strings_in(value)
+    return found
 
 
 def _decode_json(body: bytes, text: str) -> Reading:

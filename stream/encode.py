@@ -3,10 +3,14 @@
 Template ids are spliced around record ids. Records are tokenised by a copy of the tokenizer that knows no control
 token, so no byte of a record becomes one (law 3); rendering a chat first and tokenising it then would let a record
 that contains `<|im_end|>` write its own answer (transformers#29279).
+
+Twins repeat themselves, so texts are cut where the tokenizer itself always cuts, and the ids of every piece are kept.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from threading import Lock
 from typing import Literal, NamedTuple, get_args
 
 from tokenizers import Tokenizer
@@ -17,7 +21,19 @@ from foundation.errors import ModelRefused, SettingInvalid
 Encoding = Literal["chat@1", "joined@1"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
 
+_KEPT_CHARACTERS = 5_000_000
+_PROBES = ("a", "Zoë", "邮编", "℃", "7", "2024", ")", ",", '"', "'s", "x ", "号", "½", "x\u0301", "の")
 _MARK = "\u2402winnow\u2403"
+
+
+class Cut(NamedTuple):
+    """A place where a text may be cut: before a separator, or after it; letters or digits stand beside the cut."""
+
+    separator: str
+    is_after: bool
+
+
+_CUTS = (Cut("\n", is_after=True), *(Cut(separator, is_after=False) for separator in ",，;；"))
 
 
 class Template(NamedTuple):
@@ -59,22 +75,45 @@ class Encoder:
         self._plain = _without_control_tokens(backend)
         longest = max((len(token.encode()) for token in backend.get_vocab()), default=1)
         self._max_bytes = self.max_record_tokens * longest
+        self._cuts = tuple(cut for cut in _CUTS if _always_cuts(self._plain, cut))
+        self._known: dict[str, list[int]] = {}
+        self._known_characters = 0
+        self._lock = Lock()
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | None]:
         """Return the record ids of each text, in order; None where the record is longer than the model's maximum.
 
         Texts that cannot fit, by the length of the longest token, are not tokenised at all: a 1 MB value costs nothing.
         """
-        fitting = [index for index, text in enumerate(texts) if len(text) <= self._max_bytes]
-        encoded: list[list[int] | None] = [None] * len(texts)
-        batch = self._plain.encode_batch_fast([texts[index] for index in fitting], add_special_tokens=False)
-        for index, encoding in zip(fitting, batch, strict=True):
+        # the host thread reads the next batch while the device thread explains this one with the same encoder
+        with self._lock:
+            pieces = [self._pieces(text) if len(text) <= self._max_bytes else None for text in texts]
+            self._tokenise(chain.from_iterable(each for each in pieces if each is not None))
+            known = self._known
+            encoded: list[list[int] | None] = []
+            for each in pieces:
+                ids = None if each is None else list(chain.from_iterable([known[piece] for piece in each]))
+                encoded.append(ids if ids is not None and len(ids) <= self.max_record_tokens else None)
+            if self._known_characters > _KEPT_CHARACTERS:
+                self._known, self._known_characters = {}, 0
+            return encoded
+
+    def _pieces(self, text: str) -> list[str]:
+        """Cut a text at the first separator it has, where the tokenizer would cut it anyway."""
+        for cut in self._cuts:
+            if cut.separator in text:
+                return _cut(text, cut)
+        return [text]
+
+    def _tokenise(self, pieces: Iterable[str]) -> None:
+        """Learn the ids of the pieces that are not known, all in one call."""
+        new = list(dict.fromkeys(piece for piece in pieces if piece not in self._known))
+        if not new:
+            return
+        for piece, encoding in zip(new, self._plain.encode_batch_fast(new, add_special_tokens=False), strict=True):
             ids = encoding.ids
-            if not self.control_ids.isdisjoint(ids):
-                ids = self._by_character(texts[index])
-            if len(ids) <= self.max_record_tokens:
-                encoded[index] = ids
-        return encoded
+            self._known[piece] = ids if self.control_ids.isdisjoint(ids) else self._by_character(piece)
+        self._known_characters += sum(map(len, new))
 
     def chats(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the two plain chats of one record, the right answer first: what TRL trains on and the truth in tests."""
@@ -85,6 +124,41 @@ class Encoder:
         """Tokenise character by character: the last resort where a vocabulary can merge text into a control token."""
         found = [i for encoding in self._plain.encode_batch_fast(list(text), add_special_tokens=False) for i in encoding.ids]
         return [i for i in found if i not in self.control_ids]
+
+
+def _cut(text: str, cut: Cut) -> list[str]:
+    """Cut a text at every place where the cut holds: letters or digits on the far side, and before it on both."""
+    first, *others = text.split(cut.separator)
+    pieces, piece = [], first
+    for part in others:
+        if not part[:1].isalnum() or not (cut.is_after or piece[-1:].isalnum()):
+            piece += cut.separator + part
+        elif cut.is_after:
+            pieces.append(piece + cut.separator)
+            piece = part
+        else:
+            pieces.append(piece)
+            piece = cut.separator + part
+    pieces.append(piece)
+    return pieces
+
+
+def _always_cuts(plain: Tokenizer, cut: Cut) -> bool:
+    """Return whether the tokenizer reads both sides of such a cut as if the other were not there.
+
+    No token of its vocabulary may span the cut, and all probes must come out the same in pieces.
+    """
+    tokens = plain.decode_batch([[token] for token in plain.get_vocab().values()], skip_special_tokens=False)
+    if any(cut.separator in token and len(_cut(token, cut)) > 1 for token in tokens):
+        return False
+    texts = [left + cut.separator + right for left in _PROBES for right in _PROBES]
+    whole = plain.encode_batch_fast(texts, add_special_tokens=False)
+    for text, encoding in zip(texts, whole, strict=True):
+        pieces = _cut(text, cut)
+        apart = plain.encode_batch_fast(pieces, add_special_tokens=False)
+        if list(chain.from_iterable(piece.ids for piece in apart)) != encoding.ids:
+            return False
+    return True
 
 
 def _without_control_tokens(backend: Tokenizer) -> Tokenizer:

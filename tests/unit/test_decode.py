@@ -1,10 +1,12 @@
 """What comes in, what happens: the contract's input table, and no bytes that can raise."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.decode import decode_value
+from stream.decode import _decode_json, _plain_json, decode_value
 from stream.records import Content, Reason, Unread
 from stream.rules import Rules
 
@@ -86,3 +88,24 @@ def test_no_bytes_raise(value: bytes) -> None:
 def test_no_json_like_text_raises(text: str) -> None:
     reading = decode_value(text.encode(), "json")
     assert isinstance(reading, Unread | Content)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(), each, max_size=4),
+)
+
+
+@given(JSON_VALUES, st.booleans())
+def test_the_fast_reading_says_what_the_exact_one_says(data: object, spaced: bool) -> None:
+    raw = json.dumps({"a": data, "b": data}, ensure_ascii=False, separators=(", ", ": ") if spaced else (",", ":"))
+    fast = _plain_json(raw.encode())
+    assert fast is None or repr(fast) == repr(_decode_json(raw.encode(), raw))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ['{"a":1,"a":2}', '{"a":{"b":1,"b":1}}', '[{"x":"y","x":"y"}]', '{"a":1e999}', '{"a":NaN}', '{"a":90071992547409930}', '{"a":"\\n"}'],
+)
+def test_what_may_be_odd_is_read_exactly(raw: str) -> None:
+    assert _plain_json(raw.encode()) is None

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from foundation.errors import ModelRefused, SettingInvalid
 from stream.decode import decode_value
-from stream.encode import Encoder
+from stream.encode import _CUTS, Encoder, _always_cuts
 from stream.records import Content
 from stream.render import leaves, render, text_of
 from tests.conftest import WORDS
@@ -95,3 +96,17 @@ def test_rendering_never_raises_and_fields_lie_where_they_say(data: object) -> N
     for field, (path, value) in zip(rendered.fields, leaves(data), strict=True):
         assert field.path == path
         assert rendered.text[field.start : field.end] == text_of(Content(is_json=False, data=value))
+
+
+@given(st.lists(st.text(alphabet="a邮7 ,，;；\n:号%℃.\"'", max_size=30), max_size=8))
+def test_pieces_are_read_as_the_whole_is(tokenizer: PreTrainedTokenizerBase, encoder: Encoder, texts: list[str]) -> None:
+    whole = [found.ids for found in encoder._plain.encode_batch_fast(texts, add_special_tokens=False)]
+    assert encoder.encode(texts) == whole
+    assert encoder.encode(texts) == whole  # now from what was kept
+
+
+def test_a_tokenizer_that_reads_across_is_not_cut(encoder: Encoder) -> None:
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))  # noqa: S106
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert not any(_always_cuts(backend, cut) for cut in _CUTS[1:])
+    assert len(encoder._cuts) == len(_CUTS)
