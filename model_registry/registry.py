@@ -121,9 +121,14 @@ class Registry:
         self.verified(reference)
         return self.point(CHAMPION, reference, "promoted", pinned=False)
 
-    def rollback(self) -> Version:
-        """Make the champion before this one the champion again, and pin it until `promote` or `unpin`."""
+    def rollback(self, only_from: str | None = None) -> Version:
+        """Make the champion before this one the champion again, and pin it until `promote` or `unpin`.
+
+        only_from: a version's digest; if another version is champion by now, nothing moves and it is returned.
+        """
         history = self.history(CHAMPION)
+        if only_from is not None and self.resolve(CHAMPION).digest != only_from:
+            return self.resolve(CHAMPION)
         now = history[-1]["version"]
         before = [move["version"] for move in history if move["version"] != now]
         if not before:

@@ -1,6 +1,7 @@
 """Puts a gate together from settings and refuses, in one sentence, what cannot work; then runs it until it is told to stop."""
 
 import gc
+import hashlib
 import signal
 import threading
 from collections.abc import Callable
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING
 from foundation.errors import SettingInvalid
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
-from stream import wire
 from stream.cluster import look_at_cluster, topic_names
 from stream.config import GateSettings, KafkaSettings, TopicSettings
+from stream.decide import Lotteries
+from stream.follow import Follower, Service, make_service
 from stream.gate import Gate
-from stream.judge import Judge
 from stream.kafka import Instance, Sink, Source
 from stream.metrics import GateMetrics, Health, MetricsServer
 from stream.route import Router
@@ -21,6 +22,8 @@ from stream.rules import Rules
 
 if TYPE_CHECKING:
     from stream.live_model import LiveModel
+
+MIN_KEY_BYTES = 16
 
 
 def run_gate(
@@ -34,13 +37,15 @@ def run_gate(
     """Run one gate until SIGTERM, Ctrl-C or idleness. The model is loaded and warm before the group is joined."""
     rules = Rules.load(gate.rules_file)
     model = None
+    versions = None
     if gate.mode != "rules":
-        version = Registry(registry).verified(gate.model)
-        look_at_cluster(kafka, topic_names(topics, with_audit=gate.mode == "observe"), topics.records)
+        versions = Registry(registry)
+        version = versions.verified(gate.model)
+        look_at_cluster(kafka, topic_names(topics, with_audit=_may_audit(gate)), topics.records)
         from stream.live_model import load_live_model  # torch takes seconds: what can be refused without it was
 
         model = load_live_model(version, gate)
-    run_with_model(kafka, topics, gate, rules, model, until_idle_seconds, step)
+    run_with_model(kafka, topics, gate, rules, model, until_idle_seconds, step, versions)
 
 
 def run_with_model(
@@ -51,49 +56,58 @@ def run_with_model(
     model: "LiveModel | None",
     until_idle_seconds: float | None,
     step: Callable[[str], None] = lambda at: None,
+    versions: Registry | None = None,
 ) -> None:
-    """Run one gate with a model that is already warm; benches bring their own."""
-    names = topic_names(topics, with_audit=gate.mode == "observe")
+    """Run one gate with a model that is already warm; benches bring their own, and no registry to follow."""
+    names = topic_names(topics, with_audit=_may_audit(gate))
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingInvalid(f"the topic name {twice} is used twice in [topics]; every topic needs its own")
     cluster = look_at_cluster(kafka, names, topics.records)
     instance = Instance(kafka, gate.group, gate.instance)
     metrics, health = GateMetrics(rules), Health()
-    if model is not None:
-        metrics.model.info({"version": model.label, "digest": model.digest})
-        metrics.threshold.set(model.threshold)
+    metrics.know_model(model)
     stop = _stop_on_signals()
     server = MetricsServer(gate.metrics_bind, gate.metrics_port + instance.slot, metrics.registry, health) if gate.metrics_port else None
     sink = Sink(kafka, f"winnow-{gate.group}-{instance.name}")
     source = Source(kafka, topics.records, gate.group, lambda kind, count: metrics.rebalances.labels(kind).inc(count))
     observe_audit = gate.observe_audit if gate.mode == "observe" else None
-    running = Gate(
-        source,
-        sink,
-        Judge(gate, rules, model),
-        Router(topics, cluster.partition_counts, gate.partitioner, observe_audit),
-        wire.constants(
-            cluster.topic_ids,
-            None if model is None else model.threshold,
-            None if model is None else model.label,
-            None if model is None else model.digest,
-            rules.digest,
-        ),
-        metrics,
-        health,
-        gate.max_poll_records,
-        gate.batch_seconds,
-        step,
-    )
+    lotteries = load_lotteries(gate)
+
+    def make(rules: Rules, model: "LiveModel | None") -> Service:
+        return make_service(gate, cluster.topic_ids, rules, model, lotteries)
+
+    service = make(rules, model)
+    follower = Follower(versions, gate, make, service, metrics)
+    router = Router(topics, cluster.partition_counts, gate.partitioner, observe_audit)
+    running = Gate(source, sink, service, follower, router, metrics, health, gate, step)
     gc.freeze()
+    follower.start()
     try:
         running.run(stop, until_idle_seconds)
     finally:
+        follower.stop()
         sink.close()
         instance.release()
         if server is not None:
             server.close()
+
+
+def load_lotteries(gate: GateSettings) -> Lotteries:
+    """Return the lotteries of the settings with their secret key. Raises SettingInvalid."""
+    key = b""
+    if gate.audit_key_file is not None:
+        try:
+            key = gate.audit_key_file.read_bytes().strip()
+        except OSError as error:
+            raise SettingInvalid(f"gate.audit_key_file = {gate.audit_key_file} cannot be read: {error.strerror}") from error
+        if len(key) < MIN_KEY_BYTES:
+            raise SettingInvalid(f"gate.audit_key_file = {gate.audit_key_file} holds {len(key)} bytes; a key has at least {MIN_KEY_BYTES}")
+    return Lotteries(hashlib.sha256(key).digest() if key else b"", gate.audit_rate, gate.audit_extra_rate, gate.audit_near)
+
+
+def _may_audit(gate: GateSettings) -> bool:
+    return gate.mode == "observe" or (gate.mode == "enforce" and bool(gate.audit_rate or gate.audit_extra_rate))
 
 
 def _stop_on_signals() -> threading.Event:

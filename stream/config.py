@@ -78,6 +78,24 @@ class GateSettings(Table):
     """Output partition: `same` is input partition modulo output count, `murmur2` hashes the key as Java clients do."""
     observe_audit: Share = 1.0
     """In observe mode, the share of would-be-held records copied to the audit topic."""
+    audit_rate: Share = 0.01
+    """Share of all judged records that the flat lottery draws for blind review; certificates are made from these."""
+    audit_extra_rate: Share = 0.05
+    """Share drawn in addition from the records near the threshold, where an answer teaches most."""
+    audit_near: Annotated[float, Field(ge=0)] = 1.0
+    """How far calibrated d may lie from the threshold's, in nats, for the extra lottery."""
+    audit_key_file: Path | None = None
+    """File with the secret key of the lotteries; unset means no key, and whoever knows winnow can foresee the draws."""
+    watch_seconds: Annotated[float, Field(gt=0)] = 2.0
+    """How often the alias and the rules file are looked at for something new."""
+    shadow_share: Share = 0.1
+    """Share of the judged records that the challenger scores too, beside the champion; only metrics tell of it."""
+    explain: bool = True
+    """Say in the header of held records which fields made them suspect; costs a forward pass per field."""
+    max_hold_share: Share = 0.5
+    """Held share of the last 1,000 judged records above which the flood alarm is raised."""
+    flood_rollback: bool = False
+    """Go back to the previous champion when the flood alarm is raised."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     """Most records in one transaction; a slow model takes fewer, so that a transaction stays near `batch_seconds`."""
     batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

@@ -1,14 +1,19 @@
-"""Stage 4: readings, violations and rewards -> decisions.
+"""Stage 4: readings, violations and rewards -> decisions, and the lotteries that pick records for blind review.
 
 p_chosen = σ(d / temperature + bias); a record with p_chosen ≥ threshold is clean. Both are rounded to the six decimals
 that leave in the headers, so that anyone can check a route from its headers.
+
+If held records alone were reviewed, a wrong record that passes would be invisible for ever. So a keyed hash of the
+decision id draws two lotteries over what a model judged: a replayed record gets the same ticket, and nobody without the
+key can write a record that escapes.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stream.records import Decision, Reading, Reason, Rewards, Route, Unread, Violation
+from stream.records import Decision, Draw, Lottery, Reading, Reason, Rewards, Route, Unread, Violation
 
 _DEAD = frozenset({Reason.EMPTY, Reason.UNDECODABLE, Reason.BAD_JSON, Reason.TOO_DEEP})
 
@@ -69,3 +74,40 @@ def _decide(reading: Reading, violations: tuple[Violation, ...], judged: Judged,
     if isinstance(judged, ScorerFailed):
         return Decision(Route.DEAD_LETTER, Reason.SCORER_FAILED, judged.detail, violations=violations)
     return Decision(Route.CLEAN, Reason.RULES, violations=violations)
+
+
+class Lotteries(NamedTuple):
+    """The two lotteries: `flat` has one known probability for all, `extra` is held among those near the threshold.
+
+    near: how far calibrated d may lie from the threshold's, in nats.
+    """
+
+    key: bytes = b""
+    flat: float = 0.0
+    extra: float = 0.0
+    near: float = 1.0
+
+    def draw(self, decision_id: str, decision: Decision, threshold: float) -> Draw | None:
+        """Return the pick of this decision, the flat one first; None where no model judged or nothing was drawn."""
+        if decision.p_chosen is None:
+            return None
+        if self.flat and self._ticket(decision_id, Lottery.FLAT) < self.flat:
+            return Draw(Lottery.FLAT, self.flat)
+        is_near = abs(_logit(decision.p_chosen) - _logit(threshold)) <= self.near
+        if self.extra and is_near and self._ticket(decision_id, Lottery.EXTRA) < self.extra:
+            return Draw(Lottery.EXTRA, 1 - (1 - self.flat) * (1 - self.extra))
+        return None
+
+    def _ticket(self, decision_id: str, lottery: Lottery) -> float:
+        return ticket(decision_id, lottery.value, self.key)
+
+
+def ticket(decision_id: str, purpose: str, key: bytes = b"") -> float:
+    """Return a number in [0, 1) that belongs to the decision, the purpose and the key, the same whenever it is asked."""
+    found = hashlib.blake2b(decision_id.encode(), digest_size=8, key=key[:64], person=purpose.encode()[:16])
+    return int.from_bytes(found.digest(), "big") / 2**64
+
+
+def _logit(p: float) -> float:
+    kept = min(max(p, 1e-6), 1 - 1e-6)
+    return math.log(kept / (1 - kept))

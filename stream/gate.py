@@ -10,12 +10,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 from foundation.errors import WinnowError
-from stream import wire
-from stream.judge import Judge
+from stream.config import GateSettings
+from stream.follow import Follower, Service
+from stream.judge import Read
 from stream.kafka import Place, RecordRefused, Sink, Source, StartOver, TransactionAborted
 from stream.metrics import GateMetrics, Health
 from stream.records import Decision, Reason, Record, Route
@@ -23,6 +24,7 @@ from stream.route import Outgoing, Router
 
 log = logging.getLogger("winnow.gate")
 
+FLOOD_RECORDS = 1_000
 _IN_FLIGHT = 3
 _IDLE_POLL_SECONDS = 0.1
 _SERVE_EVERY_SECONDS = 1.0
@@ -36,11 +38,26 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """The records of one poll, the tenure each was polled under, and the decisions to come."""
+    """The records of one poll, the tenure each was polled under, what judges them, and the decisions to come."""
 
     records: list[Record]
     tenures: list[int | None]
+    service: Service
     decisions: "Future[list[Decision]]"
+
+
+class FloodGuard:
+    """The held share of the last thousand judged records; a model that suddenly holds half of them has gone wrong."""
+
+    def __init__(self) -> None:
+        """Start empty: there is no share before a thousand records."""
+        self.raised = False
+        self._last: deque[bool] = deque(maxlen=FLOOD_RECORDS)
+
+    def held_share(self, held: list[bool]) -> float | None:
+        """Add judged records and return the share, None as long as there are too few."""
+        self._last.extend(held)
+        return sum(self._last) / FLOOD_RECORDS if len(self._last) == FLOOD_RECORDS else None
 
 
 class Gate:
@@ -50,31 +67,33 @@ class Gate:
         self,
         source: Source,
         sink: Sink,
-        judge: Judge,
+        service: Service,
+        follower: Follower,
         router: Router,
-        shared: wire.Constants,
         metrics: GateMetrics,
         health: Health,
-        most_records: int,
-        batch_seconds: float,
+        settings: GateSettings,
         step: Step = lambda at: None,
     ) -> None:
         """Put the stages together; `step` hears where the loop is, for faults that tests inject."""
         self._source = source
         self._sink = sink
-        self._judge = judge
+        self._service = service
+        self._follower = follower
         self._router = router
-        self._shared = shared
         self._metrics = metrics
         self._health = health
-        self._most_records = most_records
-        self._batch_seconds = batch_seconds
+        self._most_records = settings.max_poll_records
+        self._batch_seconds = settings.batch_seconds
+        self._most_held = settings.max_hold_share
+        self._rolls_back = settings.flood_rollback
         self._step = step
         self._host = ThreadPoolExecutor(1, "host")
         self._device = ThreadPoolExecutor(1, "device")
         self._in_flight: deque[Batch] = deque()
-        rate = judge.model.records_per_second if judge.model is not None else float("inf")
-        self._poll_records = self._fitting(rate)
+        model = service.judge.model
+        self._poll_records = self._fitting(model.records_per_second if model is not None else float("inf"))
+        self._flood = FloodGuard()
         self._lag_seen = 0.0
 
     def run(self, stop: Event, until_idle_seconds: float | None = None) -> None:
@@ -105,6 +124,7 @@ class Gate:
 
     def _turn(self) -> bool:
         """Poll once, commit once if something is ready; return whether there was anything to do."""
+        self._swap()
         records: list[Record] = []
         if len(self._in_flight) < _IN_FLIGHT:
             with self._metrics.timed("poll"):
@@ -122,25 +142,49 @@ class Gate:
         self._commit_passed_ends()
         return False
 
+    def _swap(self) -> None:
+        """Take up a new model or new rules: batches in flight keep theirs, the next one has the new."""
+        new = self._follower.take()
+        if new is None:
+            return
+        self._metrics.in_service(new.judge.rules, new.judge.model)
+        self._service = new
+        self._flood = FloodGuard()
+
     def _take_up(self, records: list[Record]) -> None:
-        read = self._host.submit(self._timed_read, records)
-        decisions = self._device.submit(lambda: self._timed_judge(read))
+        service = self._service
+        read = self._host.submit(self._timed_read, service, records)
+        decisions = self._device.submit(lambda: self._timed_judge(service, read))
         tenures = [self._source.tenure(record.topic, record.partition) for record in records]
-        self._in_flight.append(Batch(records, tenures, decisions))
+        self._in_flight.append(Batch(records, tenures, service, decisions))
 
-    def _timed_read(self, records: list[Record]) -> object:
+    def _timed_read(self, service: Service, records: list[Record]) -> Read:
         with self._metrics.timed("read"):
-            return self._judge.read(records)
+            return service.judge.read(records)
 
-    def _timed_judge(self, read: "Future[object]") -> list[Decision]:
+    def _timed_judge(self, service: Service, read: "Future[Read]") -> list[Decision]:
         self._step("scoring")
         given = read.result()
         begun = time.perf_counter()
         with self._metrics.timed("judge"):
-            decisions = self._judge.decide(given)  # type: ignore[arg-type]
-        if self._judge.model is not None and len(decisions) >= _MIN_POLL_RECORDS:
+            decisions = service.judge.decide(given)
+        self._compare(service, given, decisions)
+        if service.judge.model is not None and len(decisions) >= _MIN_POLL_RECORDS:
             self._poll_records = self._fitting(len(decisions) / max(1e-6, time.perf_counter() - begun))
         return decisions
+
+    def _compare(self, service: Service, read: Read, decisions: list[Decision]) -> None:
+        """Let the challenger look at a share of the batch; whatever happens to it, the batch goes on."""
+        if service.shadow is None:
+            return
+        try:
+            flips = service.shadow.compare(read, decisions)
+        except (RuntimeError, ValueError) as error:
+            log.warning("the challenger could not score", extra={"detail": str(error)[:200]})
+            return
+        self._metrics.shadow_records.inc(flips.records)
+        self._metrics.shadow_flips.labels("to-clean").inc(flips.to_clean)
+        self._metrics.shadow_flips.labels("to-quarantine").inc(flips.to_quarantine)
 
     def _fitting(self, records_per_second: float) -> int:
         """How many records to poll so that judging them takes about `batch_seconds`, far below max.poll.interval."""
@@ -157,7 +201,7 @@ class Gate:
         self._in_flight.popleft()
         decisions = batch.decisions.result()
         with self._metrics.timed("route"):
-            outgoing = self._router.route(batch.records, decisions, self._shared)
+            outgoing = self._router.route(batch.records, decisions, batch.service.shared)
         self._commit(batch, decisions, outgoing)
 
     def _commit(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]]) -> None:
@@ -165,9 +209,10 @@ class Gate:
         pause_seconds = 0.1
         while True:
             ours = [i for i, r in enumerate(batch.records) if self._source.tenure(r.topic, r.partition) == batch.tenures[i]]
-            self._metrics.dropped.inc(len(batch.records) - len(ours))
-            batch = Batch([batch.records[i] for i in ours], [batch.tenures[i] for i in ours], batch.decisions)
-            decisions, outgoing = [decisions[i] for i in ours], [outgoing[i] for i in ours]
+            if len(ours) < len(batch.records):
+                self._metrics.dropped.inc(len(batch.records) - len(ours))
+                batch = replace(batch, records=[batch.records[i] for i in ours], tenures=[batch.tenures[i] for i in ours])
+                decisions, outgoing = [decisions[i] for i in ours], [outgoing[i] for i in ours]
             if not batch.records:
                 return
             try:
@@ -199,7 +244,8 @@ class Gate:
         if len(batch.records) > 1:
             middle = len(batch.records) // 2
             for part in (slice(None, middle), slice(middle, None)):
-                self._commit(Batch(batch.records[part], batch.tenures[part], batch.decisions), decisions[part], outgoing[part])
+                half = replace(batch, records=batch.records[part], tenures=batch.tenures[part])
+                self._commit(half, decisions[part], outgoing[part])
             return
         record = batch.records[0]
         was_unwritable = decisions[0].reason == Reason.UNWRITABLE
@@ -209,7 +255,7 @@ class Gate:
             log.warning("the broker refuses a record on its output", extra={"decision_id": record.decision_id, "detail": detail})
             self._metrics.unwritable.inc()
         decision = Decision(Route.DEAD_LETTER, Reason.UNWRITABLE, detail)
-        self._commit(batch, [decision], [[self._router.unwritable(record, detail, self._shared, bare=was_unwritable)]])
+        self._commit(batch, [decision], [[self._router.unwritable(record, detail, batch.service.shared, bare=was_unwritable)]])
 
     def _start_over(self) -> None:
         """Forget everything polled and read again from the committed offsets: Kafka alone knows what went through."""
@@ -245,10 +291,23 @@ class Gate:
         metrics.transactions.labels("committed").inc()
         metrics.batch_records.observe(len(records))
         metrics.count(decisions)
+        self._watch_for_a_flood(decisions)
         now = time.time()
         metrics.last_commit_seconds.set(now)
-        for record in records:
-            metrics.end_to_end_seconds.observe(max(0.0, now - record.timestamp_ms / 1000))
+        metrics.end_to_end_seconds.observe([max(0.0, now - record.timestamp_ms / 1000) for record in records])
+
+    def _watch_for_a_flood(self, decisions: list[Decision]) -> None:
+        share = self._flood.held_share([d.route is Route.QUARANTINE for d in decisions if d.p_chosen is not None])
+        if share is None:
+            return
+        self._metrics.held_share.set(share)
+        is_flood = share > self._most_held
+        if is_flood and not self._flood.raised:
+            log.error("too much is held", extra={"held_share": round(share, 3), "gate.max_hold_share": self._most_held})
+            if self._rolls_back:
+                self._follower.flooded()
+        self._flood.raised = is_flood
+        self._metrics.flood.set(is_flood)
 
     def _report(self) -> None:
         now = time.monotonic()

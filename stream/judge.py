@@ -7,13 +7,15 @@ a scorer that fails on a text it is known to judge is broken, and no record is b
 import logging
 import math
 from collections.abc import Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.errors import ModelRefused
 from stream.config import GateSettings
-from stream.decide import Calibration, Judged, ScorerFailed, TooLong, decide
+from stream.decide import Calibration, Judged, Lotteries, ScorerFailed, TooLong, decide
 from stream.decode import decode
-from stream.records import Content, Decision, Reading, Record, Rewards, Violation
+from stream.explain import suspects
+from stream.records import Content, Decision, Reading, Reason, Record, Rewards, Route, Violation
 from stream.render import text_of
 from stream.rules import Rules
 
@@ -26,6 +28,7 @@ log = logging.getLogger("winnow.judge")
 class Read(NamedTuple):
     """What the host half knows of a batch: readings, violations, and the ids of the records a model must judge."""
 
+    decision_ids: list[str]
     readings: list[Reading]
     violations: list[tuple[Violation, ...]]
     asked: list[int]
@@ -35,25 +38,28 @@ class Read(NamedTuple):
 class Judge:
     """The stages with their settings, rules and model; `model` None judges by rules alone."""
 
-    def __init__(self, settings: GateSettings, rules: Rules, model: "LiveModel | None") -> None:
-        """Take what does not change from batch to batch."""
+    def __init__(self, settings: GateSettings, rules: Rules, model: "LiveModel | None", lotteries: Lotteries | None = None) -> None:
+        """Take what does not change from batch to batch; a new model or new rules make a new Judge."""
         self._form = settings.format
-        self._rules = rules
+        self._explain = settings.explain
+        self._lotteries = lotteries
+        self.rules = rules
         self.model = model
 
     def read(self, records: Sequence[Record]) -> Read:
         """Host half: 1 decode, 2 rules, 3a render, 3b encode. A record that breaks an error rule costs no tokens."""
+        names = [record.decision_id for record in records]
         readings = decode(records, self._form)
-        violations = self._rules.check(readings)
+        violations = self.rules.check(readings)
         if self.model is None:
-            return Read(readings, violations, [], [])
+            return Read(names, readings, violations, [], [])
         asked = [
             place
             for place, reading in enumerate(readings)
             if isinstance(reading, Content) and not any(violation.is_error for violation in violations[place])
         ]
         texts = [text_of(readings[place], self.model.rendering) for place in asked]  # type: ignore[arg-type]
-        return Read(readings, violations, asked, self.model.scorer.encoder.encode(texts))
+        return Read(names, readings, violations, asked, self.model.scorer.encoder.encode(texts))
 
     def decide(self, read: Read) -> list[Decision]:
         """Device half: 3c batches and 3d rewards, then 4 decisions."""
@@ -66,7 +72,28 @@ class Judge:
         found = self._rewards([ids for _, ids in fitting])
         for (place, _), rewards in zip(fitting, found, strict=True):
             judged[place] = rewards
-        return decide(read.readings, read.violations, judged, self.model.calibration, self.model.threshold)
+        decisions = decide(read.readings, read.violations, judged, self.model.calibration, self.model.threshold)
+        if self._lotteries is not None:
+            draws = map(self._lotteries.draw, read.decision_ids, decisions, repeat(self.model.threshold))
+            decisions = [d if draw is None else d._replace(draw=draw) for d, draw in zip(decisions, draws, strict=True)]
+        return self._explained(read, decisions) if self._explain else decisions
+
+    def _explained(self, read: Read, decisions: list[Decision]) -> list[Decision]:
+        """Add the suspect fields of records that the model holds."""
+        model = self.model
+        held = [place for place, d in enumerate(decisions) if d.route is Route.QUARANTINE and d.reason == Reason.MODEL]
+        if model is None or not held:
+            return decisions
+        contents = [reading for place in held if isinstance(reading := read.readings[place], Content)]
+        d_held = [rewards.d for place in held if (rewards := decisions[place].rewards) is not None]
+        try:
+            found = suspects(contents, d_held, model.scorer, model.rendering)
+        except (RuntimeError, ValueError) as error:  # a record is judged whether or not it can be explained
+            log.warning("held records could not be explained", extra={"detail": str(error)[:200]})
+            return decisions
+        for place, suspect in zip(held, found, strict=True):
+            decisions[place] = decisions[place]._replace(suspect=suspect)
+        return decisions
 
     def _rewards(self, ids: list[list[int]]) -> list[Rewards | ScorerFailed]:
         """Score all at once; on failure halve the memory or the batch until the one record that fails stands alone."""

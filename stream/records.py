@@ -85,8 +85,25 @@ class Rewards(NamedTuple):
         return self.right - self.wrong
 
 
+class Lottery(StrEnum):
+    """Which lottery drew a record for blind review: `flat` among all that a model judged, `extra` near the threshold."""
+
+    FLAT = "flat"
+    EXTRA = "extra"
+
+
+class Draw(NamedTuple):
+    """A pick and its probability; observe mode picks would-be-held records without a lottery."""
+
+    lottery: Lottery | None
+    propensity: float
+
+
 class Decision(NamedTuple):
-    """What the gate says about one record. Rewards and p_chosen are None where no model judged."""
+    """What the gate says about one record. Rewards and p_chosen are None where no model judged.
+
+    suspect: the fields that made a held record suspect, with their share of the blame, the heaviest first.
+    """
 
     route: Route
     reason: str
@@ -94,3 +111,5 @@ class Decision(NamedTuple):
     rewards: Rewards | None = None
     p_chosen: float | None = None
     violations: tuple[Violation, ...] = ()
+    draw: Draw | None = None
+    suspect: tuple[tuple[str, float], ...] = ()

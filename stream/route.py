@@ -1,12 +1,12 @@
 """Stage 5: decisions -> outgoing messages. Key, value, timestamp and the producer's headers leave as they came."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from stream import wire
 from stream.config import TopicSettings
-from stream.records import Decision, Headers, Reason, Record, Route
+from stream.decide import ticket
+from stream.records import Decision, Draw, Headers, Reason, Record, Route
 
 Partitioner = Literal["same", "murmur2"]
 
@@ -42,7 +42,7 @@ class Router:
     def route(self, records: Sequence[Record], decisions: Sequence[Decision], shared: wire.Constants) -> list[list[Outgoing]]:
         """Return the messages of each record, in order: one, or two where an audit copy is drawn."""
         if self._observe_audit is None:
-            return [[self._one(record, decision, shared)] for record, decision in zip(records, decisions, strict=True)]
+            return [self._enforced(record, decision, shared) for record, decision in zip(records, decisions, strict=True)]
         return [self._observed(record, decision, shared) for record, decision in zip(records, decisions, strict=True)]
 
     def unwritable(self, record: Record, detail: str, shared: wire.Constants, *, bare: bool) -> Outgoing:
@@ -54,6 +54,16 @@ class Router:
             return message._replace(key=None, value=b"", headers=ours, timestamp_ms=0)
         return message._replace(value=b"")
 
+    def _enforced(self, record: Record, decision: Decision, shared: wire.Constants) -> list[Outgoing]:
+        message = self._one(record, decision, shared)
+        if decision.draw is None or decision.route is not Route.CLEAN:
+            return [message]
+        return [message, self._audit_copy(record, message, decision)]
+
+    def _audit_copy(self, record: Record, message: Outgoing, decision: Decision) -> Outgoing:
+        ours = wire.audit_headers(message.headers[len(record.headers) :], decision.draw)
+        return message._replace(topic=self._audit, partition=self._partition(record, self._audit), headers=record.headers + ours)
+
     def _one(self, record: Record, decision: Decision, shared: wire.Constants) -> Outgoing:
         headers = record.headers + wire.decision_headers(record, decision, shared)
         topic = self._of_route[decision.route]
@@ -63,24 +73,18 @@ class Router:
         ours = wire.decision_headers(record, decision, shared, observed=True)
         clean = self._of_route[Route.CLEAN]
         kept = Outgoing(clean, self._partition(record, clean), record.key, record.value, record.headers + ours, max(0, record.timestamp_ms))
-        if decision.route is not Route.QUARANTINE or not drawn(record.decision_id, self._observe_audit or 0.0):
+        is_held = decision.route is Route.QUARANTINE
+        if decision.draw is None and not (is_held and ticket(record.decision_id, "observe") < (self._observe_audit or 0.0)):
             return [kept]
-        copy = kept._replace(
-            topic=self._audit, partition=self._partition(record, self._audit), headers=record.headers + wire.audit_headers(ours)
-        )
-        return [kept, copy]
+        if decision.draw is None:
+            decision = decision._replace(draw=Draw(None, self._observe_audit or 0.0))
+        return [kept, self._audit_copy(record, kept, decision)]
 
     def _partition(self, record: Record, topic: str) -> int:
         count = self._counts[topic]
         if self._partitioner == "murmur2" and record.key is not None:
             return (murmur2(record.key) & 0x7FFFFFFF) % count
         return record.partition % count
-
-
-def drawn(decision_id: str, share: float) -> bool:
-    """Return whether the lottery picks this decision; the same answer whenever it is asked again."""
-    ticket = int.from_bytes(hashlib.blake2b(decision_id.encode(), digest_size=8).digest(), "big")
-    return ticket < share * 2**64
 
 
 def murmur2(data: bytes) -> int:

@@ -45,8 +45,8 @@ CHECKS: dict[str, tuple[Check, str]] = {
     "longitude": (lambda v: _within(v, -180, 180), "is no longitude between -180 and 180"),
     "latitude": (lambda v: _within(v, -90, 90), "is no latitude between -90 and 90"),
     "not-blank": (lambda v: v is not None and _plain(v) != "", "is blank"),
-    "no-control-text": (lambda v: not _CONTROL.search(_plain(v)), "contains a language model's control text"),
-    "printable": (lambda v: not _UNPRINTABLE.search(_plain(v)), "contains unprintable characters"),
+    "no-control-text": (lambda v: not _holds_control_text(v), "contains a language model's control text"),
+    "printable": (lambda v: _is_printable(_plain(v)), "contains unprintable characters"),
 }
 
 
@@ -184,6 +184,18 @@ def _schema_check(name: str, schema: Any, path: Path) -> Callable[[Any], str | N
 
 def _plain(value: Any) -> str:
     return value.strip() if isinstance(value, str) else "" if value is None else str(value)
+
+
+def _holds_control_text(value: Any) -> bool:
+    if isinstance(value, str):
+        return ("<" in value or "[" in value) and _CONTROL.search(value) is not None
+    if isinstance(value, dict):
+        return any(map(_holds_control_text, value.values())) or any(map(_holds_control_text, value))
+    return isinstance(value, list) and any(map(_holds_control_text, value))
+
+
+def _is_printable(text: str) -> bool:
+    return (text.isprintable() and "\ufffd" not in text) or not _UNPRINTABLE.search(text)
 
 
 def _within(value: Any, low: float, high: float) -> bool:

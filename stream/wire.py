@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stream.records import Decision, Headers, Record, Route
+from stream.records import Decision, Draw, Headers, Record, Route
 
 DECISION_ID = "winnow.decision-id"
 TOPIC_ID = "winnow.topic-id"
@@ -22,6 +22,9 @@ THRESHOLD = "winnow.threshold"
 MODEL = "winnow.model"
 MODEL_DIGEST = "winnow.model-digest"
 RULES_DIGEST = "winnow.rules-digest"
+SUSPECT = "winnow.suspect"
+PROPENSITY = "winnow.propensity"
+LOTTERY = "winnow.lottery"
 SOURCE_TIMESTAMP = "winnow.source-timestamp"
 ERROR_TOPIC = "__connect.errors.topic"
 ERROR_PARTITION = "__connect.errors.partition"
@@ -31,6 +34,7 @@ ERROR_MESSAGE = "__connect.errors.exception.message"
 ORIGIN_GATE = b"gate"
 ROUTE_AUDIT = b"audit"
 MAX_OUR_BYTES = 4_096
+MAX_SUSPECTS = 5
 _ROUTE_BYTES = {route: route.value.encode() for route in Route}
 
 
@@ -79,11 +83,30 @@ def decision_headers(record: Record, decision: Decision, shared: Constants, *, o
         ]
     if shared.rules_digest is not None:
         found.append((RULES_DIGEST, shared.rules_digest))
+    if decision.draw is not None and decision.route is Route.QUARANTINE and not observed:
+        found += _draw_headers(decision.draw)
     if record.timestamp_ms <= 0:
         found.append((SOURCE_TIMESTAMP, b"%d" % record.timestamp_ms))
     if decision.route is Route.DEAD_LETTER and not observed:
         found += _error_headers(record, decision.detail, MAX_OUR_BYTES - size_of(found))
+    if decision.suspect:
+        found += _suspect_header(decision.suspect, MAX_OUR_BYTES - size_of(found) - len(SUSPECT))
     return found
+
+
+def _draw_headers(draw: Draw) -> Headers:
+    found: Headers = [(PROPENSITY, b"%.6f" % draw.propensity)]
+    return found if draw.lottery is None else [*found, (LOTTERY, draw.lottery.value.encode())]
+
+
+def _suspect_header(suspect: Sequence[tuple[str, float]], room_bytes: int) -> Headers:
+    """Return the header with as many fields as have room, at most MAX_SUSPECTS; it is the first thing to be cut."""
+    for count in range(min(len(suspect), MAX_SUSPECTS), 0, -1):
+        shown = [[path, round(weight, 2)] for path, weight in suspect[:count]]
+        text = json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        if len(text) <= room_bytes:
+            return [(SUSPECT, text)]
+    return []
 
 
 def _error_headers(record: Record, detail: str, room_bytes: int) -> Headers:
@@ -110,9 +133,10 @@ def last(headers: Sequence[tuple[str, bytes | None]] | None, name: str) -> str |
     return None
 
 
-def audit_headers(headers: Headers) -> Headers:
-    """Return the headers of an audit copy: the same, with the route overwritten."""
-    return [(name, ROUTE_AUDIT if name == ROUTE else value) for name, value in headers]
+def audit_headers(headers: Headers, draw: Draw | None) -> Headers:
+    """Return the headers of an audit copy: the same, with the route overwritten and the draw behind them."""
+    found: Headers = [(name, ROUTE_AUDIT if name == ROUTE else value) for name, value in headers]
+    return found if draw is None else found + _draw_headers(draw)
 
 
 def as_json_line(fields: dict[str, object]) -> str:

@@ -106,7 +106,7 @@ def test_two_gates_share_the_work_and_headers_agree(kafka: KafkaSettings, topics
 
 def test_observe_mode_sends_all_to_clean(kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None]) -> None:
     send(kafka, topics.records, [{"value": b'{"a": NaN}'}, {"value": b"\xff"}, {"value": b"ok"}, {"value": None}])
-    run_until_idle(mode="observe")
+    run_until_idle(mode="observe", audit_rate=0, audit_extra_rate=0)
     clean = read_all(kafka, topics.clean)
     assert len(clean) == 4
     assert {wire.last(m.headers(), wire.ROUTE) for m in clean} == {"clean"}

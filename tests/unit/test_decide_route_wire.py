@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from stream import wire
 from stream.config import TopicSettings
-from stream.decide import Calibration, ScorerFailed, TooLong, decide
-from stream.records import Content, Decision, Reason, Record, Rewards, Route, Unread, Violation
-from stream.route import Router, drawn, murmur2
+from stream.decide import Calibration, Lotteries, ScorerFailed, TooLong, decide, ticket
+from stream.records import Content, Decision, Draw, Lottery, Reason, Record, Rewards, Route, Unread, Violation
+from stream.route import Router, murmur2
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "headers.json"
 TOPICS = TopicSettings()
@@ -120,13 +120,55 @@ def test_observe_sends_all_to_clean_and_copies_the_held() -> None:
             assert wire.last(copy.headers, wire.ROUTE) == "audit"
 
 
-def test_the_lottery_is_fair_and_stable() -> None:
-    ids = [f"t:0:{n}" for n in range(20_000)]
-    winners = [i for i in ids if drawn(i, 0.1)]
-    assert 0.09 < len(winners) / len(ids) < 0.11
-    assert winners == [i for i in ids if drawn(i, 0.1)]
-    assert all(drawn(i, 1.0) for i in ids)
-    assert not any(drawn(i, 0.0) for i in ids)
+JUDGED = DECISIONS["clean by model"]
+IDS = [f"t:0:{n}" for n in range(20_000)]
+
+
+def test_the_lotteries_are_fair_stable_and_keyed() -> None:
+    lotteries = Lotteries(b"k" * 16, 0.1, 0.2, 1.0)
+    near = JUDGED._replace(p_chosen=0.6)
+    draws = [lotteries.draw(i, near, 0.5) for i in IDS]
+    assert draws == [lotteries.draw(i, near, 0.5) for i in IDS]
+    assert sum(d == Draw(Lottery.FLAT, 0.1) for d in draws) / len(IDS) == pytest.approx(0.1, abs=0.01)
+    assert sum(d is not None for d in draws) / len(IDS) == pytest.approx(0.28, abs=0.015)
+    assert {round(d.propensity, 6) for d in draws if d is not None and d.lottery is Lottery.EXTRA} == {0.28}
+    other = Lotteries(b"another key" * 2, 0.1, 0.2, 1.0)
+    assert draws != [other.draw(i, near, 0.5) for i in IDS]
+
+
+def test_the_flat_lottery_does_not_look_at_p() -> None:
+    lotteries = Lotteries(b"k" * 16, 0.1, 0.2, 1.0)
+    for p in (0.001, 0.5, 0.999):
+        flat = [i for i in IDS if lotteries.draw(i, JUDGED._replace(p_chosen=p), 0.5) == Draw(Lottery.FLAT, 0.1)]
+        assert flat == [i for i in IDS if ticket(i, "flat", b"k" * 16) < 0.1]
+    far = [lotteries.draw(i, JUDGED._replace(p_chosen=0.999), 0.5) for i in IDS]
+    assert not any(d is not None and d.lottery is Lottery.EXTRA for d in far)
+    assert lotteries.draw("t:0:1", DECISIONS["held by rule"], 0.5) is None
+    assert Lotteries().draw("t:0:1", JUDGED, 0.5) is None
+
+
+def test_clean_draws_are_copied_and_held_ones_only_marked() -> None:
+    router, draw = Router(TOPICS, COUNTS, "same", None), Draw(Lottery.FLAT, 0.01)
+    [[clean, copy]] = router.route([record()], [JUDGED._replace(draw=draw)], SHARED)
+    assert wire.last(clean.headers, wire.PROPENSITY) is None
+    assert (copy.topic, copy.key, copy.value, copy.timestamp_ms) == (TOPICS.audit, clean.key, clean.value, clean.timestamp_ms)
+    assert copy.headers[:2] == record().headers
+    said = [wire.last(copy.headers, name) for name in (wire.ROUTE, wire.PROPENSITY, wire.LOTTERY, wire.P_CHOSEN)]
+    assert said == ["audit", "0.010000", "flat", "0.774648"]
+    [[held]] = router.route([record()], [DECISIONS["held by model"]._replace(draw=draw)], SHARED)
+    assert held.topic == TOPICS.quarantine
+    assert (wire.last(held.headers, wire.PROPENSITY), wire.last(held.headers, wire.LOTTERY)) == ("0.010000", "flat")
+
+
+@given(st.lists(st.tuples(st.text(max_size=3_000), st.floats(0, 1)), max_size=8))
+def test_suspects_are_cut_first(suspect: list[tuple[str, float]]) -> None:
+    headers = wire.decision_headers(record(), DECISIONS["held by model"]._replace(suspect=tuple(suspect)), SHARED)
+    assert wire.size_of(headers) <= wire.MAX_OUR_BYTES
+    said = wire.last(headers, wire.SUSPECT)
+    assert said is None or len(json.loads(said)) <= 5
+    assert [name for name, _ in headers if name != wire.SUSPECT] == [
+        name for name, _ in wire.decision_headers(record(), DECISIONS["held by model"], SHARED)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""Hot swap under load: the alias moves while a gate judges, some of the versions are bad, and nothing may be lost.
+
+Every output must name a model that really scored it: each is scored again by the version it names. `pause_ms` is the
+longest time between two commits while a swap was under way, `batch_ms` the longest while none was.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from bench.constant import WORDS
+from bench.machine import keep
+from demo.broker import free_port, temporary_broker
+from demo.ledger import messages, read_ledger
+from demo.run import produce
+from demo.twins import UNREADABLE, take
+from model_registry.config import RegistrySettings
+from model_registry.manifest import MANIFEST
+from model_registry.registry import CHAMPION, Registry
+from stream import wire
+from stream.boot import run_gate
+from stream.cluster import make_topics
+from stream.config import GateSettings, KafkaSettings, TopicSettings
+from stream.decide import Calibration
+from stream.decode import decode_value
+from stream.live_model import load_scorer
+from stream.records import Content
+from stream.render import render, text_of
+from trainer.config import TrainSettings
+from trainer.starter import Plan, Shape, save_starter, train_starter
+from trainer.train import train_and_publish
+
+BAD = ("tampered", "wrong fingerprint", "half-written")
+RECORDS_PER_SECOND = 300
+_PATIENCE_SECONDS = 60.0
+
+
+def prepare(registry: RegistrySettings, place: Path) -> dict[str, int]:
+    """Publish two good versions and three bad ones; return their numbers by name, `a` and `b` the good ones."""
+    texts = [render(c) for twin in take(300, 5) if isinstance(c := decode_value(twin.value, "auto"), Content)]
+    tables = SimpleNamespace(kafka=KafkaSettings(), registry=registry)
+    numbers = {}
+    for seed, name in enumerate("ab"):
+        shape = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=512)
+        made = train_starter(texts, WORDS, Plan(steps=5, pairs_per_batch=8, seed=seed), shape)
+        save_starter(made, [each.text for each in texts], place / name, {"verdict_words": list(WORDS), "steps": made.steps})
+        numbers[name] = train_and_publish(tables, TrainSettings(cold_hold_share=0.3), str(place / name), None, None).number
+    versions = Registry(registry).root / "versions"
+    for offset, name in enumerate(BAD, start=1):
+        numbers[name] = max(numbers["a"], numbers["b"]) + offset
+        spoil(versions / str(numbers["a"]), versions / str(numbers[name]), name)
+    return numbers
+
+
+def spoil(good: Path, bad: Path, how: str) -> None:
+    """Copy a version and make it bad; its manifest differs, so that it is another version and not the one in service."""
+    shutil.copytree(good, bad)
+    manifest = json.loads((bad / MANIFEST).read_text())
+    manifest["created"] = f"{how}"
+    if how == "wrong fingerprint":
+        manifest["fingerprint"]["rewards"] = [[right + 9, wrong] for right, wrong in manifest["fingerprint"]["rewards"]]
+    (bad / MANIFEST).write_text(json.dumps(manifest))
+    weights = bad / "model.safetensors"
+    if how == "tampered":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif how == "half-written":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+
+
+def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused: int) -> dict[str, Any]:
+    """Move the alias `swaps` times under load, `refused` of them to bad versions; return what came of it."""
+    registry_settings = RegistrySettings(url=str(place / "registry"))
+    numbers = prepare(registry_settings, place)
+    registry = Registry(registry_settings)
+    kafka = KafkaSettings(bootstrap_servers=bootstrap)
+    port = free_port()
+    gate = GateSettings(
+        group=topics.records, metrics_port=port, instance="swap", watch_seconds=0.1, threads=1, audit_rate=0.0, audit_extra_rate=0.0
+    )
+    commits: list[float] = []
+    over = threading.Event()
+    load = threading.Thread(target=_load, args=(kafka, topics.records, over))
+    load.start()
+    running = threading.Thread(
+        target=run_gate,
+        args=(kafka, topics, gate, registry_settings, 2.0, lambda at: commits.append(time.monotonic()) if at == "committed" else None),
+    )
+    running.start()
+    _wait_for(lambda: len(commits) > 0)
+    spans, turned_away, good = [], 0, ["b", "a"]
+    for number in range(swaps):
+        is_bad = bool(refused) and number % (swaps // refused) == swaps // refused - 1
+        begun = time.monotonic()
+        if is_bad:
+            name = BAD[turned_away % len(BAD)]
+            turned_away += 1
+            before = _metric(port, "winnow_refused_total")
+            registry.point(CHAMPION, str(numbers[name]), "bench")
+            _wait_for(lambda before=before: _metric(port, "winnow_refused_total") > before)
+        else:
+            name = good[(number - turned_away) % 2]
+            version = registry.point(CHAMPION, str(numbers[name]), "bench")
+            _wait_for(lambda version=version: _metric(port, f'winnow_model_info{{digest="{version.digest}"') == 1)
+        spans.append((begun, time.monotonic()))
+        time.sleep(0.5)
+    over.set()
+    load.join()
+    running.join(_PATIENCE_SECONDS * 3)
+    ledger = read_ledger(bootstrap, topics)
+    gaps = list(zip(commits, commits[1:], strict=False))
+    inside = [end - begin for begin, end in gaps if any(begin < last and end > first for first, last in spans)]
+    outside = [end - begin for begin, end in gaps if not any(begin < last and end > first for first, last in spans)]
+    named, false = check_names(bootstrap, topics, registry)
+    return {
+        "records": ledger.records,
+        "swaps": swaps,
+        "refused": turned_away,
+        "lost": len(ledger.lost),
+        "repeated": len(ledger.repeated),
+        "disordered": ledger.disordered,
+        "outputs_by_version": named,
+        "outputs_scored_by_another": false,
+        "pause_ms": round(1000 * max(inside, default=0.0)),
+        "batch_ms": round(1000 * max(outside, default=0.0)),
+    }
+
+
+def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tuple[dict[str, int], int]:
+    """Score every judged output again by the version it names; return outputs by version, and how many differ."""
+    by_label: dict[str, list[tuple[str, float, str | None]]] = {}
+    for topic in (topics.clean, topics.quarantine):
+        for message in messages(bootstrap, topic):
+            label, said = wire.last(message.headers(), wire.MODEL), wire.last(message.headers(), wire.P_CHOSEN)
+            reading = decode_value(message.value(), "auto")
+            if label is not None and said is not None and isinstance(reading, Content):
+                by_label.setdefault(label, []).append((text_of(reading), float(said), wire.last(message.headers(), wire.MODEL_DIGEST)))
+    false = 0
+    for label, judged in by_label.items():
+        version = registry.verified(label)
+        scorer = load_scorer(version, torch.device("cpu"), 8_192)
+        calibration = Calibration(version.manifest.calibration.temperature, version.manifest.calibration.bias)
+        rewards_B2 = scorer.rewards([ids or [] for ids in scorer.encoder.encode([text for text, _, _ in judged])])
+        for (_, p, digest), (right, wrong) in zip(judged, rewards_B2.tolist(), strict=True):
+            false += abs(calibration.p_chosen(right - wrong) - p) > 2e-5 or digest != version.digest
+    return {label: len(judged) for label, judged in by_label.items()}, false
+
+
+def _load(kafka: KafkaSettings, topic: str, over: threading.Event) -> None:
+    number = 0
+    while not over.is_set():
+        twins = [twin for twin in take(RECORDS_PER_SECOND // 5, number) if twin.truth.kind != UNREADABLE]
+        produce(kafka, topic, twins)
+        number += 1
+        over.wait(0.2)
+
+
+def _metric(port: int, name: str) -> float:
+    """Return the sum of the samples whose line begins with `name`."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def _wait_for(condition: Any) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"nothing happened within {_PATIENCE_SECONDS:.0f} s")
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Run on an embedded broker and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument("--refused", type=int, default=5)
+    given = parser.parse_args()
+    with temporary_broker() as broker, tempfile.TemporaryDirectory() as place:
+        topics = TopicSettings()
+        make_topics(KafkaSettings(bootstrap_servers=broker.address), topics, 3)
+        found = swap(broker.address, topics, Path(place), given.swaps, given.refused)
+    keep("swap", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Follows the registry's aliases and the rules file while the gate runs, in a thread of its own.
+
+Enters: what is in service. Leaves: a new Service, loaded aside, verified and warm, which the gate takes up between two
+batches. What cannot be trusted is refused, counted and logged once, and the old one serves on. A rollback is an alias
+that moves, so it takes the same way.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from foundation.errors import ModelRefused, VersionMissing, WinnowError
+from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
+from stream import wire
+from stream.config import GateSettings
+from stream.decide import Lotteries
+from stream.judge import Judge
+from stream.metrics import GateMetrics
+from stream.rules import Rules
+
+if TYPE_CHECKING:  # a gate in rules mode starts without torch
+    from stream.live_model import LiveModel
+    from stream.shadow import Shadow
+
+log = logging.getLogger("winnow.follow")
+
+_RETRY_EVERY_LOOKS = 15
+
+
+class Service(NamedTuple):
+    """What judges a batch, and what its headers say about that: the two change together."""
+
+    judge: Judge
+    shared: wire.Constants
+    shadow: "Shadow | None" = None
+
+
+def make_service(
+    settings: GateSettings, topic_ids: dict[str, str], rules: Rules, model: "LiveModel | None", lotteries: Lotteries
+) -> Service:
+    """Put rules and model into service; `model` None judges by rules alone."""
+    if model is None:
+        shared = wire.constants(topic_ids, None, None, None, rules.digest)
+    else:
+        shared = wire.constants(topic_ids, model.threshold, model.label, model.digest, rules.digest)
+    return Service(Judge(settings, rules, model, lotteries), shared)
+
+
+class Follower(threading.Thread):
+    """Looks every `gate.watch_seconds` whether model, challenger or rules have changed, and prepares what has."""
+
+    def __init__(
+        self,
+        registry: Registry | None,
+        settings: GateSettings,
+        make: Callable[[Rules, "LiveModel | None"], Service],
+        current: Service,
+        metrics: GateMetrics,
+    ) -> None:
+        """`registry` None follows the rules file alone; `make` builds a Service as boot did."""
+        super().__init__(name="follow", daemon=True)
+        self._registry = registry
+        self._settings = settings
+        self._make = make
+        self._current = current
+        self._metrics = metrics
+        self._ready: Service | None = None
+        self._over = threading.Event()
+        self._looks = 0
+        self._refused: dict[str, int] = {}
+        self._shadow: Shadow | None = None
+
+    def take(self) -> Service | None:
+        """Return what has become ready since the last call, else None; never waits."""
+        ready, self._ready = self._ready, None
+        return ready
+
+    def stop(self) -> None:
+        """End the thread; what it is loading is let go."""
+        self._over.set()
+
+    def flooded(self) -> None:
+        """Go back to the previous champion, once, if the version in service is still the champion."""
+        model = self._current.judge.model
+        if self._registry is None or model is None or self._settings.model != CHAMPION:
+            return
+        try:
+            back = self._registry.rollback(only_from=model.digest)
+            log.error("too much is held: rolled back", extra={"from": model.label, "to": back.label})
+        except WinnowError as error:
+            log.error("too much is held, and there is nothing to roll back to", extra={"detail": str(error)})  # noqa: TRY400
+
+    def run(self) -> None:
+        """Look until stopped; nothing that goes wrong here may end the gate."""
+        while not self._over.wait(self._settings.watch_seconds):
+            self._looks += 1
+            try:
+                self._look()
+            except Exception:
+                log.exception("looking for a new model failed; the old one serves on")
+
+    def _look(self) -> None:
+        judge = self._current.judge
+        rules, model, shadow = self._new_rules(judge.rules), judge.model, self._shadow
+        if self._registry is not None and model is not None:
+            model = self._new_model(self._registry, model)
+            shadow = self._new_shadow(self._registry, model)
+        if rules is not judge.rules or model is not judge.model or shadow is not self._shadow:
+            self._shadow = shadow
+            self._current = self._make(rules, model)._replace(shadow=shadow)
+            self._ready = self._current
+
+    def _new_rules(self, rules: Rules) -> Rules:
+        if self._settings.rules_file is None:
+            return rules
+        try:
+            found = Rules.load(self._settings.rules_file)
+        except WinnowError as error:
+            self._refuse("rules", "rules", error)
+            return rules
+        return rules if found.digest == rules.digest else found
+
+    def _new_model(self, registry: Registry, model: "LiveModel") -> "LiveModel":
+        version = self._resolved(registry, self._settings.model)
+        if version is None or version.digest == model.digest:
+            return model
+        return self._loaded(registry, version, "model") or model
+
+    def _new_shadow(self, registry: Registry, champion: "LiveModel") -> "Shadow | None":
+        """Return the challenger in shadow, None when there is none, it is the champion, or it is not wanted."""
+        if not self._settings.shadow_share or CHALLENGER not in registry.aliases():
+            return None
+        version = self._resolved(registry, CHALLENGER)
+        if version is None or version.digest == champion.digest:
+            return None
+        if self._shadow is not None and self._shadow.model.digest == version.digest:
+            return self._shadow
+        model = self._loaded(registry, version, "shadow")
+        if model is None:
+            return None
+        from stream.shadow import Shadow  # noqa: PLC0415
+
+        return Shadow(model, self._settings.shadow_share)
+
+    def _resolved(self, registry: Registry, reference: str) -> Version | None:
+        try:
+            return registry.resolve(reference)
+        except ModelRefused as error:
+            self._refuse(f"alias {reference}", "missing" if isinstance(error, VersionMissing) else "unreadable", error)
+            return None
+
+    def _loaded(self, registry: Registry, version: Version, what: str) -> "LiveModel | None":
+        """Verify, load, compare the fingerprint, warm up; None when refused, now or a short while ago."""
+        since = self._refused.get(version.digest)
+        if since is not None and self._looks - since < _RETRY_EVERY_LOOKS:
+            return None
+        from stream.live_model import load_live_model  # noqa: PLC0415
+
+        try:
+            return load_live_model(registry.verified(str(version.number)), self._settings)
+        except WinnowError as error:
+            self._refuse(version.digest, what, error)
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            self._refuse(version.digest, what, error)
+        return None
+
+    def _refuse(self, name: str, what: str, error: Exception) -> None:
+        """Count every refusal; log the first of each name."""
+        self._metrics.refused.labels(what).inc()
+        if name not in self._refused:
+            log.error("refused, the old one serves on", extra={"what": what, "detail": str(error)})
+        self._refused[name] = self._looks

@@ -1,0 +1,47 @@
+"""The challenger beside the champion: it scores a share of live records, and only metrics tell what it would have done."""
+
+from typing import NamedTuple
+
+from stream.decide import ticket
+from stream.judge import Read
+from stream.live_model import LiveModel
+from stream.records import Content, Decision, Reason, Route
+from stream.render import text_of
+
+
+class Flips(NamedTuple):
+    """How many records were compared, and how many would have left the other way."""
+
+    records: int = 0
+    to_clean: int = 0
+    to_quarantine: int = 0
+
+
+class Shadow:
+    """A challenger with the share of records it is asked about."""
+
+    def __init__(self, model: LiveModel, share: float) -> None:
+        """Keep the model, which is loaded, verified and warm."""
+        self.model = model
+        self._share = share
+
+    def compare(self, read: Read, decisions: list[Decision]) -> Flips:
+        """Score a share of the records that the champion judged and count the flips; the same records on every replay."""
+        drawn = [
+            place
+            for place, decision in enumerate(decisions)
+            if decision.reason == Reason.MODEL and ticket(read.decision_ids[place], "shadow") < self._share
+        ]
+        texts = [text_of(reading, self.model.rendering) for place in drawn if isinstance(reading := read.readings[place], Content)]
+        encoded = self.model.scorer.encoder.encode(texts)
+        fitting = [(place, ids) for place, ids in zip(drawn, encoded, strict=True) if ids is not None]
+        if not fitting:
+            return Flips()
+        rewards_B2 = self.model.scorer.rewards([ids for _, ids in fitting])
+        to_clean = to_quarantine = 0
+        for (place, _), (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
+            is_clean = self.model.calibration.p_chosen(right - wrong) >= self.model.threshold
+            was_clean = decisions[place].route is Route.CLEAN
+            to_clean += is_clean and not was_clean
+            to_quarantine += was_clean and not is_clean
+        return Flips(len(fitting), to_clean, to_quarantine)

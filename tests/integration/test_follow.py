@@ -1,0 +1,182 @@
+"""What changes while a gate runs: the model, the challenger in shadow, the rules, and a model that holds too much."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import generate_latest
+
+from bench.swap import prepare, swap
+from demo.run import produce
+from demo.twins import take
+from foundation.errors import SettingInvalid
+from model_registry.config import RegistrySettings
+from model_registry.registry import CHALLENGER, CHAMPION, Registry
+from stream import wire
+from stream.boot import load_lotteries
+from stream.config import GateSettings, KafkaSettings, TopicSettings
+from stream.decide import Lotteries
+from stream.decode import decode_value
+from stream.explain import suspects
+from stream.follow import Follower, Service, make_service
+from stream.gate import FloodGuard
+from stream.live_model import load_live_model
+from stream.metrics import GateMetrics
+from stream.rules import Rules
+from tests.integration.conftest import read_all
+
+pytestmark = pytest.mark.integration
+RULE = '[[rule]]\nname = "{name}"\nfield = "phone"\ncheck = "telephone-cn"\n'
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A registry with two good versions and three bad ones."""
+    place = tmp_path_factory.mktemp("versions")
+    settings = RegistrySettings(url=str(place / "registry"))
+    return SimpleNamespace(numbers=prepare(settings, place), registry=Registry(settings))
+
+
+def follower(versions: SimpleNamespace, settings: GateSettings) -> Follower:
+    versions.registry.point(CHAMPION, str(versions.numbers["a"]), "test", pinned=False)
+    versions.registry.point(CHALLENGER, str(versions.numbers["a"]), "test")
+    rules = Rules.load(settings.rules_file)
+
+    def make(rules: Rules, model: object) -> Service:
+        return make_service(settings, {}, rules, model, Lotteries())  # type: ignore[arg-type]
+
+    current = make(rules, load_live_model(versions.registry.verified(CHAMPION), settings))
+    return Follower(versions.registry, settings, make, current, GateMetrics(rules))
+
+
+def test_swaps_under_load_lose_and_repeat_nothing(kafka: KafkaSettings, topics: TopicSettings, tmp_path: Path) -> None:
+    found = swap(kafka.bootstrap_servers, topics, tmp_path, swaps=4, refused=2)
+    assert (found["lost"], found["repeated"], found["disordered"], found["outputs_scored_by_another"]) == (0, 0, 0, 0)
+    assert set(found["outputs_by_version"]) == {"winnow@1", "winnow@2"}
+    assert found["refused"] == 2
+
+
+@pytest.mark.parametrize("bad", ["tampered", "wrong fingerprint", "half-written"])
+def test_a_bad_version_is_refused_and_the_old_one_serves_on(versions: SimpleNamespace, bad: str) -> None:
+    it = follower(versions, GateSettings())
+    versions.registry.point(CHAMPION, str(versions.numbers[bad]), "test")
+    it._look()
+    it._look()
+    assert it.take() is None
+    metrics = generate_latest(it._metrics.registry).decode()
+    assert 'winnow_refused_total{what="model"} 1.0' in metrics
+    versions.registry.point(CHAMPION, str(versions.numbers["b"]), "test")
+    it._look()
+    taken = it.take()
+    assert taken is not None
+    assert taken.judge.model is not None
+    assert taken.judge.model.digest == versions.registry.resolve(str(versions.numbers["b"])).digest
+    assert it.take() is None
+
+
+def test_the_challenger_scores_in_shadow(versions: SimpleNamespace) -> None:
+    it = follower(versions, GateSettings(shadow_share=1.0))
+    versions.registry.point(CHALLENGER, str(versions.numbers["b"]), "test")
+    it._look()
+    taken = it.take()
+    assert taken is not None
+    assert taken.shadow is not None
+    assert taken.judge.model is not None
+    twins = [twin for twin in take(200, 1, unreadable_share=0.0)]
+    from stream.records import Record
+
+    read = taken.judge.read([Record("t", 0, n, 1, None, twin.value, []) for n, twin in enumerate(twins)])
+    decisions = taken.judge.decide(read)
+    flips = taken.shadow.compare(read, decisions)
+    other = [
+        taken.shadow.model.calibration.p_chosen(float(r - w)) for r, w in taken.shadow.model.scorer.rewards([i or [] for i in read.ids])
+    ]
+    assert flips.records == sum(d.p_chosen is not None for d in decisions)
+    assert flips.to_clean == sum(
+        p >= taken.shadow.model.threshold and d.route == "quarantine" for p, d in zip(other, decisions, strict=True)
+    )
+    assert flips.to_clean + flips.to_quarantine > 0
+
+
+def test_rules_are_read_again_and_a_bad_file_is_refused(versions: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(RULE.format(name="phone"))
+    it = follower(versions, GateSettings(rules_file=path))
+    path.write_text("[[rule]]\nname = 3\n")
+    it._look()
+    assert it.take() is None
+    assert 'winnow_refused_total{what="rules"} 1.0' in generate_latest(it._metrics.registry).decode()
+    path.write_text(RULE.format(name="telephone"))
+    it._look()
+    taken = it.take()
+    assert taken is not None
+    assert [rule.name for rule in taken.judge.rules.rules] == ["telephone"]
+    assert taken.shared.rules_digest == (taken.judge.rules.digest or "").encode()
+
+
+def test_a_flood_rolls_back_once(versions: SimpleNamespace) -> None:
+    it = follower(versions, GateSettings())
+    versions.registry.point(CHAMPION, str(versions.numbers["b"]), "test")
+    it._look()
+    it.flooded()
+    assert versions.registry.resolve(CHAMPION).number == versions.numbers["a"]
+    assert versions.registry.is_pinned()
+    it.flooded()  # another gate's flood finds the champion moved already
+    assert versions.registry.resolve(CHAMPION).number == versions.numbers["a"]
+
+
+def test_there_is_no_held_share_before_a_thousand_records() -> None:
+    guard = FloodGuard()
+    assert guard.held_share([True] * 999) is None
+    assert guard.held_share([False]) == 0.999
+    assert guard.held_share([False] * 500) == 0.499
+
+
+def test_suspects_are_fields_whose_absence_would_help(versions: SimpleNamespace) -> None:
+    model = load_live_model(versions.registry.verified(str(versions.numbers["a"])), GateSettings())
+    contents = [decode_value(twin.value, "auto") for twin in take(6, 2, unreadable_share=0.0)]
+    ids = model.scorer.encoder.encode([text for content in contents for text in [_text(content)]])
+    rewards_B2 = model.scorer.rewards([each or [] for each in ids])
+    found = suspects(contents, [float(r - w) for r, w in rewards_B2], model.scorer, model.rendering)  # type: ignore[arg-type]
+    assert len(found) == len(contents)
+    assert any(found)
+    for each in found:
+        assert not each or sum(weight for _, weight in each) == pytest.approx(1.0)
+        assert [weight for _, weight in each] == sorted((weight for _, weight in each), reverse=True)
+
+
+def test_audits_reach_the_topic_and_held_records_say_why(
+    kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None]
+) -> None:
+    produce(kafka, topics.records, take(400, 9))
+    run_until_idle(audit_rate=0.2, audit_extra_rate=0.0)
+    clean = {wire.last(m.headers(), wire.DECISION_ID): m for m in read_all(kafka, topics.clean)}
+    audits = read_all(kafka, topics.audit)
+    judged = sum(wire.last(m.headers(), wire.P_CHOSEN) is not None for m in clean.values())
+    assert 0.1 * judged < len(audits) < 0.3 * judged
+    for copy in audits:
+        original = clean[wire.last(copy.headers(), wire.DECISION_ID)]
+        assert (copy.key(), copy.value(), copy.timestamp()) == (original.key(), original.value(), original.timestamp())
+        assert wire.last(copy.headers(), wire.ROUTE) == "audit"
+    held = [m for m in read_all(kafka, topics.quarantine) if wire.last(m.headers(), wire.REASON) == "model"]
+    assert any(wire.last(m.headers(), wire.LOTTERY) == "flat" for m in [*held, *audits])
+    said = [json.loads(suspect) for m in held if (suspect := wire.last(m.headers(), wire.SUSPECT))]
+    assert len(said) > len(held) / 2
+    assert all(0 <= weight <= 1 for each in said for _, weight in each)
+
+
+def test_a_short_key_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("short")
+    with pytest.raises(SettingInvalid, match="holds 5 bytes; a key has at least 16"):
+        load_lotteries(GateSettings(audit_key_file=path))
+    with pytest.raises(SettingInvalid, match="cannot be read"):
+        load_lotteries(GateSettings(audit_key_file=tmp_path / "none"))
+
+
+def _text(content: object) -> str:
+    from stream.render import text_of
+
+    return text_of(content)  # type: ignore[arg-type]
