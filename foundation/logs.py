@@ -6,9 +6,13 @@ Normal operation emits nothing. Records' contents never enter a log; ids, counts
 import json
 import logging
 import os
+import re
 import sys
+import time
 from datetime import UTC, datetime
 
+_DIGITS = re.compile(r"\d+")
+_MOST_KEPT = 1_000
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -29,6 +33,27 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class Seldom(logging.Filter):
+    """Let a line through that was not said in the last seconds; a client that cannot connect says so 20 times a second."""
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        """Lines count as the same when they differ in digits alone."""
+        super().__init__()
+        self._every_seconds = every_seconds
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the line is to be written."""
+        line = _DIGITS.sub("", f"{record.getMessage()}{getattr(record, 'detail', '')}")
+        now = time.monotonic()
+        if now - self._said.get(line, -self._every_seconds) < self._every_seconds:
+            return False
+        if len(self._said) > _MOST_KEPT:
+            self._said.clear()
+        self._said[line] = now
+        return True
+
+
 def quiet_libraries() -> None:
     """Keep the model libraries' own bars and notices off stderr; winnow shows its own progress."""
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TRANSFORMERS_NO_ADVISORY_WARNINGS"):
@@ -41,6 +66,7 @@ def set_up(level: int = logging.WARNING) -> None:
     """Send winnow's logs to stderr at `level`; JSON lines unless stderr is a terminal."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.addFilter(Seldom())
     handler.setFormatter(plain if sys.stderr.isatty() else JsonLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]

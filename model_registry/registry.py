@@ -73,8 +73,8 @@ class Registry:
         versions = self.root / "versions"
         versions.mkdir(parents=True, exist_ok=True)
         aside = versions / f".writing-{uuid.uuid4().hex}"
-        shutil.copytree(prepared, aside)
         try:
+            shutil.copytree(prepared, aside)
             verify_files(aside, manifest)
             (aside / MANIFEST).write_bytes(manifest.to_bytes())
             for path in [*aside.rglob("*"), aside]:
@@ -102,39 +102,30 @@ class Registry:
         """Move an alias to a version, in one step for every reader, and remember the move."""
         version = self.resolve(reference)
         with self._lock():
-            old: dict[str, Any] = {"history": [], "pinned": False}
-            if (self.root / "aliases" / f"{alias}.json").is_file():
-                old = self._alias(alias)
-            move = {"version": version.number, "time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
-            self._write_alias(
-                alias,
-                {
-                    "version": version.number,
-                    "pinned": old["pinned"] if pinned is None else pinned,
-                    "history": [*old["history"], move],
-                },
-            )
+            self._move(alias, version.number, why, pinned=pinned)
         return version
 
     def promote(self, reference: str) -> Version:
         """Make a version the champion and lift a pin; its files are checked first."""
-        self.verified(reference)
-        return self.point(CHAMPION, reference, "promoted", pinned=False)
+        version = self.verified(reference)
+        return self.point(CHAMPION, str(version.number), "promoted", pinned=False)
 
     def rollback(self, only_from: str | None = None) -> Version:
         """Make the champion before this one the champion again, and pin it until `promote` or `unpin`.
 
+        A second rollback goes one further back: what was rolled back from is not gone back to.
         only_from: a version's digest; if another version is champion by now, nothing moves and it is returned.
         """
-        history = self.history(CHAMPION)
-        if only_from is not None and self.resolve(CHAMPION).digest != only_from:
-            return self.resolve(CHAMPION)
-        now = history[-1]["version"]
-        before = [move["version"] for move in history if move["version"] != now]
-        if not before:
-            raise VersionMissing(f"there is no champion before version {now} to roll back to in {self.root}")
-        self.verified(str(before[-1]))
-        return self.point(CHAMPION, str(before[-1]), f"rolled back from {now}", pinned=True)
+        with self._lock():
+            champion = self.resolve(CHAMPION)
+            if only_from is not None and champion.digest != only_from:
+                return champion
+            before = _before(self.history(CHAMPION))
+            if before is None:
+                raise VersionMissing(f"there is no champion before version {champion.number} to roll back to in {self.root}")
+            version = self.verified(str(before))
+            self._move(CHAMPION, before, f"rolled back from {champion.number}", pinned=True, is_rollback=True)
+        return version
 
     def unpin(self) -> None:
         """Let training promote again after a rollback."""
@@ -175,6 +166,17 @@ class Registry:
             raise ModelRefused(f"the alias file {path} cannot be read: {error!r}") from error
         return found
 
+    def _move(self, alias: str, number: int, why: str, *, pinned: bool | None, is_rollback: bool = False) -> None:
+        """Write an alias with one more move in its history; the lock is held."""
+        old: dict[str, Any] = {"history": [], "pinned": False}
+        if (self.root / "aliases" / f"{alias}.json").is_file():
+            old = self._alias(alias)
+        move: dict[str, Any] = {"version": number, "time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
+        if is_rollback:
+            move["is_rollback"] = True
+        is_pinned = old["pinned"] if pinned is None else pinned
+        self._write_alias(alias, {"version": number, "pinned": is_pinned, "history": [*old["history"], move]})
+
     def _write_alias(self, alias: str, content: dict[str, Any]) -> None:
         directory = self.root / "aliases"
         directory.mkdir(parents=True, exist_ok=True)
@@ -190,6 +192,19 @@ class Registry:
         with (self.root / ".lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _before(history: list[dict[str, Any]]) -> int | None:
+    """Return the champion before this one: moves pile up, and a rollback takes off what it goes back behind."""
+    pile: list[int] = []
+    for move in history:
+        version = int(move["version"])
+        if move.get("is_rollback"):
+            while pile and pile[-1] != version:
+                pile.pop()
+        elif not pile or pile[-1] != version:
+            pile.append(version)
+    return pile[-2] if len(pile) > 1 else None
 
 
 def _directory_of(url: str) -> Path:

@@ -5,6 +5,7 @@ import hashlib
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from foundation.errors import SettingInvalid
@@ -64,33 +65,31 @@ def run_with_model(
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingInvalid(f"the topic name {twice} is used twice in [topics]; every topic needs its own")
     cluster = look_at_cluster(kafka, names, topics.records)
-    instance = Instance(kafka, gate.group, gate.instance)
-    metrics, health = GateMetrics(rules), Health()
-    metrics.know_model(model)
-    stop = _stop_on_signals()
-    server = MetricsServer(gate.metrics_bind, gate.metrics_port + instance.slot, metrics.registry, health) if gate.metrics_port else None
-    sink = Sink(kafka, f"winnow-{gate.group}-{instance.name}")
-    source = Source(kafka, topics.records, gate.group, lambda kind, count: metrics.rebalances.labels(kind).inc(count))
-    observe_audit = gate.observe_audit if gate.mode == "observe" else None
     lotteries = load_lotteries(gate)
 
     def make(rules: Rules, model: "LiveModel | None") -> Service:
         return make_service(gate, cluster.topic_ids, rules, model, lotteries)
 
     service = make(rules, model)
-    follower = Follower(versions, gate, make, service, metrics)
-    router = Router(topics, cluster.partition_counts, gate.partitioner, observe_audit)
-    running = Gate(source, sink, service, follower, router, metrics, health, gate, step)
-    gc.freeze()
-    follower.start()
-    try:
+    metrics, health = GateMetrics(rules), Health()
+    metrics.in_service(rules, model, None)
+    stop = _stop_on_signals()
+    with ExitStack() as open_parts:
+        instance = Instance(kafka, gate.group, gate.instance)
+        open_parts.callback(instance.release)
+        if gate.metrics_port:
+            server = MetricsServer(gate.metrics_bind, gate.metrics_port + instance.slot, metrics.registry, health)
+            open_parts.callback(server.close)
+        sink = Sink(kafka, f"winnow-{gate.group}-{instance.name}")
+        open_parts.callback(sink.close)
+        source = Source(kafka, topics.records, gate.group, lambda kind, count: metrics.rebalances.labels(kind).inc(count))
+        follower = Follower(versions, gate, make, service, metrics)
+        open_parts.callback(follower.stop)
+        router = Router(topics, cluster.partition_counts, gate.partitioner, gate.observe_audit if gate.mode == "observe" else None)
+        running = Gate(source, sink, service, follower, router, metrics, health, gate, step)
+        gc.freeze()
+        follower.start()
         running.run(stop, until_idle_seconds)
-    finally:
-        follower.stop()
-        sink.close()
-        instance.release()
-        if server is not None:
-            server.close()
 
 
 def load_lotteries(gate: GateSettings) -> Lotteries:

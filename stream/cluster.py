@@ -48,7 +48,10 @@ def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topi
             raise TopicMissing(f"topic {name} does not exist on {settings.bootstrap_servers}; `winnow topics` creates it")
         counts[name] = topics[name]
     described = admin.describe_topics(TopicCollection([records_topic]), request_timeout=CALL_TIMEOUT_SECONDS)
-    return Cluster(counts, {records_topic: str(described[records_topic].result().topic_id)})
+    try:
+        return Cluster(counts, {records_topic: str(described[records_topic].result().topic_id)})
+    except KafkaException as error:
+        raise KafkaRefused(f"Kafka would not describe the topic {records_topic}: {error.args[0].str()}") from error
 
 
 def list_topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
@@ -101,8 +104,12 @@ def read_topic(settings: KafkaSettings, topic: str, limit: int) -> list[Record]:
     try:
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(counts[topic])])
         open_partitions = set(range(counts[topic]))
+        heard = time.monotonic()
         while open_partitions and len(found) < limit:
+            if time.monotonic() - heard > CALL_TIMEOUT_SECONDS * 3:
+                raise KafkaRefused(f"{topic} cannot be read: nothing came from partitions {sorted(open_partitions)}")
             for message in consumer.consume(1_000, 1.0):
+                heard = time.monotonic()
                 error = message.error()
                 if error is None:
                     found.append(record_of(message))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from stream.records import Decision, Draw, Lottery, Reading, Reason, Rewards, Route, Unread, Violation
 
-_DEAD = frozenset({Reason.EMPTY, Reason.UNDECODABLE, Reason.BAD_JSON, Reason.TOO_DEEP})
+_DEAD = frozenset({Reason.EMPTY, Reason.UNDECODABLE, Reason.BAD_JSON, Reason.TOO_DEEP, Reason.SCORER_FAILED})
 
 
 class Calibration(NamedTuple):

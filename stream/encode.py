@@ -9,7 +9,7 @@ Twins repeat themselves, so texts are cut where the tokenizer itself always cuts
 
 import json
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from threading import Lock
 from typing import Literal, NamedTuple, get_args
 
@@ -22,12 +22,12 @@ Encoding = Literal["chat@1", "joined@1"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
 
 _KEPT_CHARACTERS = 5_000_000
-_PROBES = ("a", "Zoë", "邮编", "℃", "7", "2024", ")", ",", '"', "'s", "x ", "号", "½", "x\u0301", "の")
+_PROBES = ("a", "Zoë", "邮编", "℃", "7", "2024", ")", ",", '"', "'s", "x ", "x  ", "x\n", "号", "½", "x\u0301", "の")
 _MARK = "\u2402winnow\u2403"
 
 
 class Cut(NamedTuple):
-    """A place where a text may be cut: before a separator, or after it; letters or digits stand beside the cut."""
+    """A place where a text may be cut: before a separator, or after it; letters or digits stand behind, no space before."""
 
     separator: str
     is_after: bool
@@ -127,11 +127,16 @@ class Encoder:
 
 
 def _cut(text: str, cut: Cut) -> list[str]:
-    """Cut a text at every place where the cut holds: letters or digits on the far side, and before it on both."""
+    """Cut a text at every place where the cut holds.
+
+    A letter or digit follows the separator; before it stands one too, or, where the cut is after it, anything but space:
+    tokenizers of GPT-2's kind read a run of spaces by what follows it.
+    """
     first, *others = text.split(cut.separator)
     pieces, piece = [], first
     for part in others:
-        if not part[:1].isalnum() or not (cut.is_after or piece[-1:].isalnum()):
+        before = piece[-1:]
+        if not part[:1].isalnum() or not (before.isalnum() or (cut.is_after and not before.isspace())):
             piece += cut.separator + part
         elif cut.is_after:
             pieces.append(piece + cut.separator)
@@ -146,15 +151,18 @@ def _cut(text: str, cut: Cut) -> list[str]:
 def _always_cuts(plain: Tokenizer, cut: Cut) -> bool:
     """Return whether the tokenizer reads both sides of such a cut as if the other were not there.
 
-    No token of its vocabulary may span the cut, and all probes must come out the same in pieces.
+    Its pre-tokenizer, across whose words no token reaches, must cut there too, in every probe, and all probes must come
+    out the same in pieces.
     """
-    tokens = plain.decode_batch([[token] for token in plain.get_vocab().values()], skip_special_tokens=False)
-    if any(cut.separator in token and len(_cut(token, cut)) > 1 for token in tokens):
+    if plain.pre_tokenizer is None:
         return False
     texts = [left + cut.separator + right for left in _PROBES for right in _PROBES]
     whole = plain.encode_batch_fast(texts, add_special_tokens=False)
     for text, encoding in zip(texts, whole, strict=True):
         pieces = _cut(text, cut)
+        ends = {end for _, (_, end) in plain.pre_tokenizer.pre_tokenize_str(text)}
+        if not ends.issuperset(accumulate(map(len, pieces))):
+            return False
         apart = plain.encode_batch_fast(pieces, add_special_tokens=False)
         if list(chain.from_iterable(piece.ids for piece in apart)) != encoding.ids:
             return False

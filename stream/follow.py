@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # a gate in rules mode starts without torch
 log = logging.getLogger("winnow.follow")
 
 _RETRY_EVERY_LOOKS = 15
+_STOP_SECONDS = 5.0
 
 
 class Service(NamedTuple):
@@ -66,41 +67,58 @@ class Follower(threading.Thread):
         self._current = current
         self._metrics = metrics
         self._ready: Service | None = None
+        self._lock = threading.Lock()
         self._over = threading.Event()
+        self._called = threading.Event()
+        self._flooded: str | None = None
         self._looks = 0
         self._refused: dict[str, int] = {}
         self._shadow: Shadow | None = None
 
     def take(self) -> Service | None:
         """Return what has become ready since the last call, else None; never waits."""
-        ready, self._ready = self._ready, None
-        return ready
+        with self._lock:
+            ready, self._ready = self._ready, None
+            return ready
 
     def stop(self) -> None:
         """End the thread; what it is loading is let go."""
         self._over.set()
+        self._called.set()
+        if self.is_alive():
+            self.join(_STOP_SECONDS)
 
-    def flooded(self) -> None:
-        """Go back to the previous champion, once, if the version in service is still the champion."""
-        model = self._current.judge.model
-        if self._registry is None or model is None or self._settings.model != CHAMPION:
-            return
-        try:
-            back = self._registry.rollback(only_from=model.digest)
-            log.error("too much is held: rolled back", extra={"from": model.label, "to": back.label})
-        except WinnowError as error:
-            log.error("too much is held, and there is nothing to roll back to", extra={"detail": str(error)})  # noqa: TRY400
+    def flooded(self, digest: str) -> None:
+        """Ask for the champion before the one of this digest, in the thread's own time; nothing waits for it here."""
+        self._flooded = digest
+        self._called.set()
 
     def run(self) -> None:
         """Look until stopped; nothing that goes wrong here may end the gate."""
-        while not self._over.wait(self._settings.watch_seconds):
-            self._looks += 1
+        while not self._over.is_set():
+            self._called.wait(self._settings.watch_seconds)
+            self._called.clear()
+            if self._over.is_set():
+                return
             try:
+                self._roll_back()
                 self._look()
             except Exception:
                 log.exception("looking for a new model failed; the old one serves on")
 
+    def _roll_back(self) -> None:
+        """Go back to the previous champion, once, if the version that flooded is still the champion."""
+        digest, self._flooded = self._flooded, None
+        if digest is None or self._registry is None or self._settings.model != CHAMPION:
+            return
+        try:
+            back = self._registry.rollback(only_from=digest)
+            log.error("too much is held: rolled back", extra={"from": digest, "to": back.label})
+        except WinnowError as error:
+            log.error("too much is held, and there is nothing to roll back to", extra={"detail": str(error)})  # noqa: TRY400
+
     def _look(self) -> None:
+        self._looks += 1
         judge = self._current.judge
         rules, model, shadow = self._new_rules(judge.rules), judge.model, self._shadow
         if self._registry is not None and model is not None:
@@ -108,8 +126,10 @@ class Follower(threading.Thread):
             shadow = self._new_shadow(self._registry, model)
         if rules is not judge.rules or model is not judge.model or shadow is not self._shadow:
             self._shadow = shadow
-            self._current = self._make(rules, model)._replace(shadow=shadow)
-            self._ready = self._current
+            is_same = rules is judge.rules and model is judge.model
+            self._current = (self._current if is_same else self._make(rules, model))._replace(shadow=shadow)
+            with self._lock:
+                self._ready = self._current
 
     def _new_rules(self, rules: Rules) -> Rules:
         if self._settings.rules_file is None:

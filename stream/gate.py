@@ -8,12 +8,13 @@ transaction commits or its partitions are taken away; nothing is committed for a
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Event
+from typing import TYPE_CHECKING
 
-from foundation.errors import WinnowError
+from foundation.errors import TopicNotWritable, WinnowError
 from stream.config import GateSettings
 from stream.follow import Follower, Service
 from stream.judge import Read
@@ -21,6 +22,9 @@ from stream.kafka import Place, RecordRefused, Sink, Source, StartOver, Transact
 from stream.metrics import GateMetrics, Health
 from stream.records import Decision, Reason, Record, Route
 from stream.route import Outgoing, Router
+
+if TYPE_CHECKING:  # a gate in rules mode starts without torch
+    from stream.live_model import LiveModel
 
 log = logging.getLogger("winnow.gate")
 
@@ -31,6 +35,7 @@ _SERVE_EVERY_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 0.5
 _LAG_EVERY_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 10.0
+_TRIES_AFTER_STOP = 3
 _MIN_POLL_RECORDS = 16
 
 Step = Callable[[str], None]
@@ -47,15 +52,18 @@ class Batch:
 
 
 class FloodGuard:
-    """The held share of the last thousand judged records; a model that suddenly holds half of them has gone wrong."""
+    """The held share of the last thousand records of one model; one that suddenly holds half of them has gone wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: "LiveModel | None") -> None:
         """Start empty: there is no share before a thousand records."""
         self.raised = False
+        self._model = model
         self._last: deque[bool] = deque(maxlen=FLOOD_RECORDS)
 
-    def held_share(self, held: list[bool]) -> float | None:
-        """Add judged records and return the share, None as long as there are too few."""
+    def held_share(self, model: "LiveModel | None", held: list[bool]) -> float | None:
+        """Add records judged by a model and return the share; None for another model, and as long as there are too few."""
+        if model is not self._model:
+            return None
         self._last.extend(held)
         return sum(self._last) / FLOOD_RECORDS if len(self._last) == FLOOD_RECORDS else None
 
@@ -93,11 +101,16 @@ class Gate:
         self._in_flight: deque[Batch] = deque()
         model = service.judge.model
         self._poll_records = self._fitting(model.records_per_second if model is not None else float("inf"))
-        self._flood = FloodGuard()
+        self._flood = FloodGuard(model)
         self._lag_seen = 0.0
+        self._stop = Event()
 
     def run(self, stop: Event, until_idle_seconds: float | None = None) -> None:
-        """Judge until `stop`, or until the group has been idle for that long; then finish, commit and leave the group."""
+        """Judge until `stop`, or until the group has been idle for that long; then finish, commit and leave the group.
+
+        Raises TopicNotWritable when Kafka goes on refusing a batch after `stop`; its offsets have not moved.
+        """
+        self._stop = stop
         self._step("joining")
         self._source.join()
         idle_since: float | None = None
@@ -147,9 +160,13 @@ class Gate:
         new = self._follower.take()
         if new is None:
             return
-        self._metrics.in_service(new.judge.rules, new.judge.model)
-        self._service = new
-        self._flood = FloodGuard()
+        old, self._service = self._service, new
+        if new.judge.model is not old.judge.model:
+            self._flood = FloodGuard(new.judge.model)
+            self._metrics.flood.set(0)
+        if new.judge is not old.judge:
+            self._metrics.swaps.inc()
+        self._metrics.in_service(new.judge.rules, new.judge.model, new.shadow.model if new.shadow is not None else None)
 
     def _take_up(self, records: list[Record]) -> None:
         service = self._service
@@ -179,8 +196,8 @@ class Gate:
             return
         try:
             flips = service.shadow.compare(read, decisions)
-        except (RuntimeError, ValueError) as error:
-            log.warning("the challenger could not score", extra={"detail": str(error)[:200]})
+        except Exception as error:  # noqa: BLE001
+            log.warning("the challenger could not score", extra={"error": type(error).__name__})
             return
         self._metrics.shadow_records.inc(flips.records)
         self._metrics.shadow_flips.labels("to-clean").inc(flips.to_clean)
@@ -206,7 +223,8 @@ class Gate:
 
     def _commit(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]]) -> None:
         """Commit one batch in one transaction, again and again until it is through, taken away, or split."""
-        pause_seconds = 0.1
+        tries = 0
+        replacements: Iterator[tuple[Decision, list[Outgoing]]] | None = None
         while True:
             ours = [i for i, r in enumerate(batch.records) if self._source.tenure(r.topic, r.partition) == batch.tenures[i]]
             if len(ours) < len(batch.records):
@@ -224,38 +242,52 @@ class Gate:
                 self._metrics.transactions.labels("aborted").inc()
                 self._health.ready = False
                 log.warning("transaction aborted, trying again", extra={"detail": str(aborted), "records": len(ours)})
-                self._wait(pause_seconds)
-                pause_seconds = min(_MAX_PAUSE_SECONDS, pause_seconds * 2)
+                tries += 1
+                if self._stop.is_set() and tries >= _TRIES_AFTER_STOP:
+                    raise TopicNotWritable(f"stopped while Kafka refused a batch, whose offsets have not moved: {aborted}") from aborted
+                self._wait(min(_MAX_PAUSE_SECONDS, 0.1 * 2 ** min(tries, 10)))
             except StartOver:
                 self._metrics.dropped.inc(len(batch.records))
                 self._start_over()
                 return
             except RecordRefused as refused:
                 self._metrics.transactions.labels("split").inc()
-                self._split(batch, decisions, outgoing, str(refused))
-                return
+                if len(batch.records) > 1:
+                    self._halve(batch, decisions, outgoing)
+                    return
+                if replacements is None:
+                    replacements = self._replacements(batch, decisions[0], outgoing[0], str(refused))
+                decision, messages = next(replacements)
+                decisions, outgoing = [decision], [messages]
             else:
                 self._health.ready = True
-                self._committed(batch.records, decisions)
+                self._committed(batch, decisions)
                 return
 
-    def _split(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]], detail: str) -> None:
-        """Halve a batch in which the broker refused a message; a record refused alone goes to dead-letter without value."""
-        if len(batch.records) > 1:
-            middle = len(batch.records) // 2
-            for part in (slice(None, middle), slice(middle, None)):
-                half = replace(batch, records=batch.records[part], tenures=batch.tenures[part])
-                self._commit(half, decisions[part], outgoing[part])
-            return
+    def _halve(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]]) -> None:
+        """Commit both halves of a batch in which the broker refused a message, until the record stands alone."""
+        middle = len(batch.records) // 2
+        for part in (slice(None, middle), slice(middle, None)):
+            half = replace(batch, records=batch.records[part], tenures=batch.tenures[part])
+            self._commit(half, decisions[part], outgoing[part])
+
+    def _replacements(
+        self, batch: Batch, decision: Decision, messages: list[Outgoing], detail: str
+    ) -> Iterator[tuple[Decision, list[Outgoing]]]:
+        """Yield what may be written instead of a record that the broker refuses alone, one after the other.
+
+        Without its audit copy; to dead-letter without its value; there without key and headers too.
+        """
         record = batch.records[0]
-        was_unwritable = decisions[0].reason == Reason.UNWRITABLE
-        if was_unwritable and outgoing[0][0].key is None:
-            raise WinnowError(f"the dead-letter topic refuses even an empty message for {record.decision_id}: {detail}")
-        if not was_unwritable:
-            log.warning("the broker refuses a record on its output", extra={"decision_id": record.decision_id, "detail": detail})
-            self._metrics.unwritable.inc()
-        decision = Decision(Route.DEAD_LETTER, Reason.UNWRITABLE, detail)
-        self._commit(batch, [decision], [[self._router.unwritable(record, detail, batch.service.shared, bare=was_unwritable)]])
+        log.warning("the broker refuses a record on its output", extra={"decision_id": record.decision_id, "detail": detail})
+        if len(messages) > 1:
+            self._metrics.audits_refused.inc()
+            yield decision._replace(draw=None), messages[:1]
+        self._metrics.unwritable.inc()
+        instead = Decision(Route.DEAD_LETTER, Reason.UNWRITABLE, detail)
+        for bare in (False, True):
+            yield instead, [self._router.unwritable(record, detail, batch.service.shared, bare=bare)]
+        raise WinnowError(f"the dead-letter topic refuses even an empty message for {record.decision_id}: {detail}")
 
     def _start_over(self) -> None:
         """Forget everything polled and read again from the committed offsets: Kafka alone knows what went through."""
@@ -281,31 +313,33 @@ class Gate:
             self._source.serve()
             self._health.turned()
             left = end - time.monotonic()
-            if left <= 0:
+            if left <= 0 or self._stop.is_set():
                 return
             time.sleep(min(left, _SERVE_EVERY_SECONDS))
 
-    def _committed(self, records: list[Record], decisions: list[Decision]) -> None:
+    def _committed(self, batch: Batch, decisions: list[Decision]) -> None:
         self._step("committed")
-        metrics = self._metrics
+        metrics, records = self._metrics, batch.records
         metrics.transactions.labels("committed").inc()
         metrics.batch_records.observe(len(records))
         metrics.count(decisions)
-        self._watch_for_a_flood(decisions)
+        self._watch_for_a_flood(batch.service, decisions)
         now = time.time()
         metrics.last_commit_seconds.set(now)
         metrics.end_to_end_seconds.observe([max(0.0, now - record.timestamp_ms / 1000) for record in records])
 
-    def _watch_for_a_flood(self, decisions: list[Decision]) -> None:
-        share = self._flood.held_share([d.route is Route.QUARANTINE for d in decisions if d.p_chosen is not None])
-        if share is None:
+    def _watch_for_a_flood(self, service: Service, decisions: list[Decision]) -> None:
+        """Watch the model in service; what its predecessor still had in flight says nothing about it."""
+        model = service.judge.model
+        share = self._flood.held_share(model, [d.route is Route.QUARANTINE for d in decisions if d.p_chosen is not None])
+        if share is None or model is None:
             return
         self._metrics.held_share.set(share)
         is_flood = share > self._most_held
         if is_flood and not self._flood.raised:
             log.error("too much is held", extra={"held_share": round(share, 3), "gate.max_hold_share": self._most_held})
             if self._rolls_back:
-                self._follower.flooded()
+                self._follower.flooded(model.digest)
         self._flood.raised = is_flood
         self._metrics.flood.set(is_flood)
 
@@ -315,6 +349,7 @@ class Gate:
             return
         self._lag_seen = now
         self._metrics.owned_partitions.set(len(self._source.owned))
+        self._metrics.lag_records.clear()
         for topic_partition in self._source.owned:
             lag = self._source.owned_lag(topic_partition)
             if lag is not None:

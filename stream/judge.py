@@ -15,7 +15,7 @@ from stream.config import GateSettings
 from stream.decide import Calibration, Judged, Lotteries, ScorerFailed, TooLong, decide
 from stream.decode import decode
 from stream.explain import suspects
-from stream.records import Content, Decision, Reading, Reason, Record, Rewards, Route, Violation
+from stream.records import Content, Decision, Reading, Reason, Record, Rewards, Route, Unread, Violation
 from stream.render import text_of
 from stream.rules import Rules
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # a gate in rules mode starts without torch
     from stream.live_model import LiveModel
 
 log = logging.getLogger("winnow.judge")
+
+_LEAST_EXPLAINED, _ONE_IN = 16, 5
 
 
 class Read(NamedTuple):
@@ -47,7 +49,21 @@ class Judge:
         self.model = model
 
     def read(self, records: Sequence[Record]) -> Read:
-        """Host half: 1 decode, 2 rules, 3a render, 3b encode. A record that breaks an error rule costs no tokens."""
+        """Host half: 1 decode, 2 rules, 3a render, 3b encode. A record that breaks an error rule costs no tokens.
+
+        A record on which a stage fails as nobody foresaw is found by bisecting and leaves as scorer-failed.
+        """
+        try:
+            return self._read(records)
+        except Exception as error:
+            if len(records) > 1:
+                middle = len(records) // 2
+                return _joined(self.read(records[:middle]), self.read(records[middle:]))
+            name, what = records[0].decision_id, type(error).__name__
+            log.error("a record could not be read", extra={"decision_id": name, "error": what})  # noqa: TRY400
+            return Read([name], [Unread(Reason.SCORER_FAILED, f"{what}: {error}"[:500])], [()], [], [])
+
+    def _read(self, records: Sequence[Record]) -> Read:
         names = [record.decision_id for record in records]
         readings = decode(records, self._form)
         violations = self.rules.check(readings)
@@ -79,17 +95,18 @@ class Judge:
         return self._explained(read, decisions) if self._explain else decisions
 
     def _explained(self, read: Read, decisions: list[Decision]) -> list[Decision]:
-        """Add the suspect fields of records that the model holds."""
+        """Add the suspect fields of records that the model holds, of so many that a flood stays within its time."""
         model = self.model
         held = [place for place, d in enumerate(decisions) if d.route is Route.QUARANTINE and d.reason == Reason.MODEL]
+        held = held[: max(_LEAST_EXPLAINED, len(decisions) // _ONE_IN)]
         if model is None or not held:
             return decisions
         contents = [reading for place in held if isinstance(reading := read.readings[place], Content)]
         d_held = [rewards.d for place in held if (rewards := decisions[place].rewards) is not None]
         try:
             found = suspects(contents, d_held, model.scorer, model.rendering)
-        except (RuntimeError, ValueError) as error:  # a record is judged whether or not it can be explained
-            log.warning("held records could not be explained", extra={"detail": str(error)[:200]})
+        except Exception as error:  # noqa: BLE001 - a record is judged whether or not it can be explained
+            log.warning("held records could not be explained", extra={"error": type(error).__name__})
             return decisions
         for place, suspect in zip(held, found, strict=True):
             decisions[place] = decisions[place]._replace(suspect=suspect)
@@ -112,7 +129,14 @@ class Judge:
                 return self._rewards(ids[:middle]) + self._rewards(ids[middle:])
             self._refuse_broken_scorer(error)
             return [ScorerFailed(f"{type(error).__name__}: {error}"[:500])]
-        return [_as_rewards(right, wrong) for right, wrong in rewards_B2.tolist()]
+        found = [_as_rewards(right, wrong) for right, wrong in rewards_B2.tolist()]
+        failed = [place for place, each in enumerate(found) if isinstance(each, ScorerFailed)]
+        if failed:
+            self._refuse_broken_scorer(ArithmeticError(f"{len(failed)} of {len(ids)} records have rewards that are no number"))
+            if len(ids) > 1:  # in a batch of their own, so that nobody is blamed for a neighbour
+                for place in failed:
+                    [found[place]] = self._rewards([ids[place]])
+        return found
 
     def _refuse_broken_scorer(self, error: Exception) -> None:
         """Raise ModelRefused when even the simplest record cannot be scored: then the model, not the record, is at fault."""
@@ -122,9 +146,20 @@ class Judge:
             simplest = self.model.scorer.encoder.encode(["a"])[0] or []
             if all(math.isfinite(reward) for reward in self.model.scorer.rewards([simplest])[0].tolist()):
                 return
-        except RuntimeError:
+        except (RuntimeError, ValueError, IndexError, ArithmeticError):
             log.exception("the scorer fails on a plain text")
         raise ModelRefused(f"{self.model.label} cannot score any record any more: {error}") from error
+
+
+def _joined(first: Read, second: Read) -> Read:
+    count = len(first.readings)
+    return Read(
+        first.decision_ids + second.decision_ids,
+        first.readings + second.readings,
+        first.violations + second.violations,
+        first.asked + [place + count for place in second.asked],
+        first.ids + second.ids,
+    )
 
 
 def encoder_minimum(model: "LiveModel") -> int:

@@ -15,12 +15,12 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -120,6 +120,7 @@ class Source:
         self._tenure: dict[Place, int] = {}
         self._tenures = 0
         self._next: dict[Place, int] = {}
+        self._first: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
         self._early: list[Message] = []
         self.group_metadata: object = None
@@ -133,7 +134,8 @@ class Source:
     def poll(self, most: int, timeout_seconds: float) -> list[Record]:
         """Return up to `most` records of owned partitions, in order per partition; runs rebalance callbacks."""
         messages, self._early = self._early, []
-        messages += self._consumer.consume(most, timeout_seconds)
+        with self._said_no():
+            messages += self._consumer.consume(most, timeout_seconds)
         records = []
         for message in messages:
             error = message.error()
@@ -144,6 +146,7 @@ class Source:
             offset = message.offset()
             if place not in self._tenure or offset < self._next.get(place, 0):
                 continue
+            self._first.setdefault(place, offset)
             self._next[place] = offset + 1
             records.append(record_of(message))
         self.group_metadata = self._consumer.consumer_group_metadata()
@@ -153,7 +156,8 @@ class Source:
         """Keep the membership alive while a batch takes long: partitions paused, callbacks run, nothing returned."""
         owned = self._consumer.assignment()
         self._consumer.pause(owned)
-        message = self._consumer.poll(0)
+        with self._said_no():
+            message = self._consumer.poll(0)
         if message is not None:
             self._early.append(message)
         self._consumer.resume([place for place in owned if (place.topic, place.partition) in self._tenure])
@@ -179,15 +183,21 @@ class Source:
         return passed
 
     def rewind(self) -> None:
-        """Read every owned partition again from its committed offset, as a new tenure."""
+        """Read every owned partition again from its committed offset, as a new tenure.
+
+        Where nothing was ever committed that is the first record this gate polled. Raises KafkaRefused.
+        """
         places = [TopicPartition(topic, partition) for topic, partition in self._tenure]
         if not places:
             return
-        for place in self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS * 3):
-            self._begin_tenure(place.topic, place.partition)
-            offset = place.offset if place.offset >= 0 else OFFSET_BEGINNING
-            self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
-        self._early.clear()
+        with self._said_no():
+            for place in self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS * 3):
+                if place.error is not None:
+                    raise KafkaException(place.error)
+                offset = place.offset if place.offset >= 0 else self._first.get((place.topic, place.partition))
+                self._begin_tenure(place.topic, place.partition)
+                if offset is not None:
+                    self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
 
     def lag(self) -> dict[int, tuple[int, int]] | None:
         """Return (committed, end) per partition of the topic, whoever owns it; None when Kafka does not answer."""
@@ -258,16 +268,26 @@ class Source:
         self._on_rebalance("lost", len(places))
 
     def _begin_tenure(self, topic: str, partition: int) -> None:
+        self._end_tenure((topic, partition))
         self._tenures += 1
         self._tenure[(topic, partition)] = self._tenures
-        self._next.pop((topic, partition), None)
-        self._ends.pop((topic, partition), None)
 
     def _end_tenures(self, places: list[TopicPartition]) -> None:
         for place in places:
-            self._tenure.pop((place.topic, place.partition), None)
-            self._next.pop((place.topic, place.partition), None)
-            self._ends.pop((place.topic, place.partition), None)
+            self._end_tenure((place.topic, place.partition))
+
+    def _end_tenure(self, place: Place) -> None:
+        """Forget all about a partition; a message that came early belongs to the tenure it came in."""
+        for known in (self._tenure, self._next, self._first, self._ends):
+            known.pop(place, None)
+        self._early = [message for message in self._early if (message.topic(), message.partition()) != place]
+
+    @contextmanager
+    def _said_no(self) -> Iterator[None]:
+        try:
+            yield
+        except KafkaException as error:
+            raise KafkaRefused(f"the consumer of {self._topic} in group {self._group} failed: {error.args[0].str()}") from error
 
 
 class Sink:
@@ -277,7 +297,7 @@ class Sink:
         """Create the producer and fence whatever a predecessor of the same id left open."""
         self._settings = settings
         self._id = transactional_id
-        self._refused: list[KafkaError] = []
+        self._refused: list[tuple[str | None, KafkaError]] = []
         self._producer = self._new_producer()
 
     def commit(
@@ -301,7 +321,7 @@ class Sink:
             # 3. everything delivered, so that a refused message is known before the offsets go in
             self._producer.flush(-1)
             if self._refused:
-                self._give_up(self._refused[0], begun)
+                self._give_up(self._refused[0][1], begun)
             # 4. the offsets, vouched for by the membership of the last poll
             step("before-offsets")
             self._producer.send_offsets_to_transaction(
@@ -343,13 +363,13 @@ class Sink:
             else:
                 return
 
-    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._refused.append(error)
+            self._refused.append((message.topic(), error))
 
     def _give_up(self, error: KafkaError, begun: float) -> None:
         """Abort, and say what the caller may do next."""
-        refused = [e for e in [error, *self._refused] if e.code() in _RECORD_REFUSED]
+        refused = [e for e in [error, *(each for _, each in self._refused)] if e.code() in _RECORD_REFUSED]
         if error.fatal() or error.code() in _FENCED:
             self._renew_or_leave(error, begun)
         try:
@@ -358,7 +378,8 @@ class Sink:
             self._renew_or_leave(abort_error.args[0], begun)
         if refused:
             raise RecordRefused(refused[0].str())
-        raise TransactionAborted(f"{error.name()}: {error.str()}")
+        where = next((f"topic {topic}: " for topic, each in self._refused if each is error), "")
+        raise TransactionAborted(f"{where}{error.name()}: {error.str()}")
 
     def _renew_or_leave(self, error: KafkaError, begun: float) -> None:
         """After a fatal error: a slow transaction was timed out by Kafka and we go on; a quick one met a twin."""

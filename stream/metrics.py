@@ -44,6 +44,7 @@ class GateMetrics:
         self.rebalances = self._counter("winnow_rebalances", "Rebalance callbacks, by kind.", "kind")
         self.dropped = self._counter("winnow_records_given_up", "Records polled and then left to the partition's next owner.")
         self.unwritable = self._counter("winnow_records_unwritable", "Records that the broker refused on their output.")
+        self.audits_refused = self._counter("winnow_audits_refused", "Audit copies that the broker refused; their records left without.")
         self.stage_seconds = self._histogram("winnow_stage_seconds", "Time per batch and stage.", _SECONDS, "stage")
         self.end_to_end_seconds = BatchHistogram(
             "winnow_end_to_end_seconds", "Record timestamp to commit of its transaction.", (*_SECONDS, 300, 3600), self.registry
@@ -52,7 +53,9 @@ class GateMetrics:
         self.batch_records = self._histogram(
             "winnow_batch_records", "Records per transaction.", (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
         )
-        self.lag_records = self._gauge("winnow_lag_records", "End minus committed offset of the whole group, by partition.", "partition")
+        self.lag_records = self._gauge(
+            "winnow_lag_records", "Records between what this gate has polled and the end, by owned partition.", "partition"
+        )
         self.owned_partitions = self._gauge("winnow_owned_partitions", "Partitions assigned to this gate.")
         self.last_commit_seconds = self._gauge("winnow_last_commit_timestamp_seconds", "Unix time of the last committed transaction.")
         self.threshold = self._gauge("winnow_threshold", "p_chosen from which a record is clean.")
@@ -88,11 +91,12 @@ class GateMetrics:
             self.violations.labels(rule.name, "error" if rule.is_error else "warn")
         self.rules.info({"digest": rules.digest or "none"})
 
-    def in_service(self, rules: Rules, model: "LiveModel | None") -> None:
-        """Say what has been taken up while running."""
-        self.swaps.inc()
+    def in_service(self, rules: Rules, model: "LiveModel | None", challenger: "LiveModel | None") -> None:
+        """Say what is in service from now on."""
         self.know_rules(rules)
         self.know_model(model)
+        said = (challenger.label, challenger.digest) if challenger is not None else ("none", "none")
+        self.shadow.info({"version": said[0], "digest": said[1]})
 
     def know_model(self, model: "LiveModel | None") -> None:
         """Say which model judges."""

@@ -74,7 +74,7 @@ class Violation(NamedTuple):
 
 
 class Rewards(NamedTuple):
-    """The model's raw scalars for both answers, and the digest of the model that gave them."""
+    """The model's raw scalars for both answers."""
 
     right: float
     wrong: float

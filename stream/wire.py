@@ -1,6 +1,6 @@
 """Every header name and message format, both ways; nothing else knows a header's name.
 
-Enters: records, decisions, what is constant about the gate. Leaves: header lists as Kafka takes them. Contract version 1.
+Enters: records, decisions, what is constant about the gate. Leaves: header lists as Kafka takes them. Contract version 2.
 """
 
 import json
@@ -35,6 +35,7 @@ ORIGIN_GATE = b"gate"
 ROUTE_AUDIT = b"audit"
 MAX_OUR_BYTES = 4_096
 MAX_SUSPECTS = 5
+_DRAW_BYTES = len(PROPENSITY) + len("0.000000") + len(LOTTERY) + len("extra")
 _ROUTE_BYTES = {route: route.value.encode() for route in Route}
 
 
@@ -90,7 +91,7 @@ def decision_headers(record: Record, decision: Decision, shared: Constants, *, o
     if decision.route is Route.DEAD_LETTER and not observed:
         found += _error_headers(record, decision.detail, MAX_OUR_BYTES - size_of(found))
     if decision.suspect:
-        found += _suspect_header(decision.suspect, MAX_OUR_BYTES - size_of(found) - len(SUSPECT))
+        found += _suspect_header(decision.suspect, MAX_OUR_BYTES - _DRAW_BYTES - size_of(found) - len(SUSPECT))
     return found
 
 

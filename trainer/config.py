@@ -44,7 +44,7 @@ class TrainSettings(Table):
     cold_hold_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the unlabelled records that a model without verdicts holds."""
     right_held_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Share of right held-out records that a trained model's threshold may hold."""
+    """Expected share of the stream's right records that a trained model's threshold may hold, by its own calibrated P."""
     work_directory: Path | None = None
     """Where training writes while it works; unset means a temporary directory that is removed."""
 

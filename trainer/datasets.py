@@ -99,9 +99,9 @@ def content_of(fields: dict[str, Any]) -> str:
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
-def is_held_out(content: str, share: float) -> bool:
-    """Return whether a record belongs to the test split, by a hash of the record: it never moves and never leaks."""
-    ticket = int.from_bytes(hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=8, person=b"hold-out").digest(), "big")
+def is_held_out(text: str, share: float) -> bool:
+    """Return whether a record belongs to the test split, by a hash of its text: it never moves and never leaks."""
+    ticket = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"hold-out").digest(), "big")
     return ticket < share * 2**64
 
 

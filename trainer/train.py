@@ -69,15 +69,15 @@ def _publish_trained(
     work: Path,
 ) -> Version:
     labelled = read_labelled(data, words)
-    test = [record for record in labelled if is_held_out(record.content, settings.held_out_share)]
-    learn = [record for record in labelled if not is_held_out(record.content, settings.held_out_share)]
+    share = settings.held_out_share
+    test = [record for record in labelled if is_held_out(_text_of(record.content), share)]
+    learn = [record for record in labelled if not is_held_out(_text_of(record.content), share)]
     if not learn:
         raise DataRefused(f"{data}: all {len(labelled)} records fall into the held-out part; give more records")
     train_set = encode_labelled(learn, encoder, RENDERING)
     test_set = encode_labelled(test, encoder, RENDERING)
-    contrast = contrastive_pairs(
-        rendered(stream, RENDERING), encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed
-    )
+    free = [record for record in rendered(stream, RENDERING) if not is_held_out(record.text, share)]
+    contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], verdict_pairs(test_set, encoder), settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
     d_test = _d_of(scorer, test_set.ids)
@@ -149,6 +149,11 @@ def _unlabelled(base: Base, source: str | None, tables: Any) -> list[str]:
     if source is not None:
         return read_unlabelled(source, tables.kafka, MOST_UNLABELLED)
     return load_saved(base.unlabelled)[:MOST_UNLABELLED] if base.unlabelled is not None and base.unlabelled.is_file() else []
+
+
+def _text_of(content: str) -> str:
+    """Return what the model reads of a record: the same record in another format is held out or learned from alike."""
+    return next((record.text for record in rendered([content], RENDERING)), content)
 
 
 def _sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:

@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Message, Producer
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from demo.ledger import messages
 from model_registry.config import RegistrySettings
@@ -33,6 +35,22 @@ def send(kafka: KafkaSettings, topic: str, records: list[dict[str, object]], **c
         producer.poll(0)
     assert producer.flush(30) == 0
     assert failed == []
+
+
+def limit(kafka: KafkaSettings, topic: str, entries: dict[str, str]) -> None:
+    """Set a topic's settings."""
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+    changes = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in entries.items()]
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=changes)
+    admin.incremental_alter_configs([resource])[resource].result(20)
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 90) -> None:
+    """Ask again and again; fail when it is not so in time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"not so within {seconds:g} seconds"
+        time.sleep(0.1)
 
 
 def read_all(kafka: KafkaSettings, topic: str) -> list[Message]:

@@ -25,7 +25,7 @@ from stream.gate import FloodGuard
 from stream.live_model import load_live_model
 from stream.metrics import GateMetrics
 from stream.rules import Rules
-from tests.integration.conftest import read_all
+from tests.integration.conftest import limit, read_all
 
 pytestmark = pytest.mark.integration
 RULE = '[[rule]]\nname = "{name}"\nfield = "phone"\ncheck = "telephone-cn"\n'
@@ -120,18 +120,51 @@ def test_a_flood_rolls_back_once(versions: SimpleNamespace) -> None:
     it = follower(versions, GateSettings())
     versions.registry.point(CHAMPION, str(versions.numbers["b"]), "test")
     it._look()
-    it.flooded()
+    it.flooded(versions.registry.resolve(CHAMPION).digest)
+    it._roll_back()
     assert versions.registry.resolve(CHAMPION).number == versions.numbers["a"]
     assert versions.registry.is_pinned()
-    it.flooded()  # another gate's flood finds the champion moved already
+    it.flooded(versions.registry.resolve(str(versions.numbers["b"])).digest)  # another gate's flood: it has moved already
+    it._roll_back()
     assert versions.registry.resolve(CHAMPION).number == versions.numbers["a"]
 
 
 def test_there_is_no_held_share_before_a_thousand_records() -> None:
-    guard = FloodGuard()
-    assert guard.held_share([True] * 999) is None
-    assert guard.held_share([False]) == 0.999
-    assert guard.held_share([False] * 500) == 0.499
+    guard = FloodGuard(None)
+    assert guard.held_share(None, [True] * 999) is None
+    assert guard.held_share(None, [False]) == 0.999
+    assert guard.held_share(None, [False] * 500) == 0.499
+
+
+def test_batches_of_the_model_before_do_not_count(versions: SimpleNamespace) -> None:
+    old, new = (load_live_model(versions.registry.verified(str(versions.numbers[name])), GateSettings()) for name in "ab")
+    guard = FloodGuard(new)
+    assert guard.held_share(old, [True] * 1_000) is None
+    assert guard.held_share(new, [False] * 1_000) == 0.0
+
+
+def test_a_challenger_alone_is_no_swap(versions: SimpleNamespace) -> None:
+    it = follower(versions, GateSettings(shadow_share=1.0))
+    before = it._current
+    versions.registry.point(CHALLENGER, str(versions.numbers["b"]), "test")
+    it._look()
+    taken = it.take()
+    assert taken is not None
+    assert taken.judge is before.judge
+    assert taken.shadow is not None
+
+
+def test_a_refused_audit_copy_leaves_its_record_clean(
+    kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None]
+) -> None:
+    limit(kafka, topics.audit, {"max.message.bytes": "300"})
+    produce(kafka, topics.records, take(30, 9, unreadable_share=0.0))
+    run_until_idle(audit_rate=1.0, threshold=0.0, rules_file=None)
+    clean = read_all(kafka, topics.clean)
+    assert len(clean) == 30
+    assert {wire.last(m.headers(), wire.REASON) for m in clean} == {"model"}
+    assert read_all(kafka, topics.audit) == []
+    assert read_all(kafka, topics.dead_letter) == []
 
 
 def test_suspects_are_fields_whose_absence_would_help(versions: SimpleNamespace) -> None:

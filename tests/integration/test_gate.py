@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from demo.ledger import read_ledger
 from demo.twins import take
 from stream import wire
+from stream.cluster import make_topics
 from stream.config import KafkaSettings, TopicSettings
-from tests.integration.conftest import WINNOW, read_all, send
+from tests.integration.conftest import WINNOW, limit, read_all, send, wait_until, winnow
 
 pytestmark = pytest.mark.integration
 NOW = 1_700_000_000_000
@@ -140,15 +142,11 @@ def test_transactional_input_counts_as_idle(kafka: KafkaSettings, topics: TopicS
 def test_a_record_refused_by_its_output_never_stops_the_partition(
     kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None]
 ) -> None:
-    from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
-
-    entry = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, topics.clean, incremental_configs=[entry])
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    admin.incremental_alter_configs([resource])[resource].result(20)
+    limit(kafka, topics.clean, {"max.message.bytes": "2000"})
     noise = os.urandom(6_000).hex().encode()
     values = [b"a", b"b", noise, b"c", noise + b"2", b"d"]
-    send(kafka, topics.records, [{"value": value, "key": b"k", "partition": 1} for value in values])
+    keys = [b"k", None, b"k", b"k", None, b"k"]
+    send(kafka, topics.records, [{"value": value, "key": key, "partition": 1} for value, key in zip(values, keys, strict=True)])
     run_until_idle(mode="rules")
     ledger = read_ledger(kafka.bootstrap_servers, topics)
     assert (ledger.lost, ledger.repeated) == ([], [])
@@ -170,6 +168,29 @@ def test_sigterm_finishes_commits_and_exits_0(kafka: KafkaSettings, topics: Topi
     assert said == "", "normal operation is silent"
     ledger = read_ledger(kafka.bootstrap_servers, topics)
     assert (ledger.lost, ledger.repeated) == ([], [])
+
+
+def test_sigterm_is_heard_while_an_output_refuses(
+    kafka: KafkaSettings, topics: TopicSettings, write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    path, said = write_config(mode="rules"), tmp_path / "said"
+    path.write_text(path.read_text().replace("[topics]", "transaction_timeout_seconds = 2\n[topics]"))
+    send(kafka, topics.records, [{"value": b"v"}])
+    with said.open("w") as stderr, subprocess.Popen([*WINNOW, "gate", "--config", str(path)], stderr=stderr) as gate:
+        try:
+            wait_until(lambda: len(read_all(kafka, topics.clean)) == 1)
+            admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+            admin.delete_topics([topics.clean])[topics.clean].result(20)
+            send(kafka, topics.records, [{"value": b"w"}])
+            wait_until(lambda: "transaction aborted" in said.read_text())
+            gate.send_signal(signal.SIGTERM)
+            assert gate.wait(60) == 3
+        finally:
+            gate.kill()
+    assert f"topic {topics.clean}" in said.read_text().splitlines()[-1]
+    make_topics(kafka, topics, 3)
+    assert winnow("gate", "--config", path, "--until-idle", "1").returncode == 0
+    assert [m.value() for m in read_all(kafka, topics.clean)] == [b"w"]
 
 
 def test_classic_protocol_and_murmur2(kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None]) -> None:

@@ -28,6 +28,8 @@ class Scripted(Scorer):
         self.poison: list[int] | None = None
         self.most_rows = 10_000
         self.broken = False
+        self.infinite: list[list[int]] = []
+        self.all_infinite = False
         self.asked: list[int] = []
 
     def rewards(self, records: Sequence[Sequence[int]]) -> np.ndarray:
@@ -37,7 +39,8 @@ class Scripted(Scorer):
         if self.budget_tokens > 1_024:
             if self.most_rows < len(records):
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
-        return np.array([[1.0, 0.0]] * len(records), dtype=np.float32)
+        rewards = [[np.nan if self.all_infinite or list(record) in self.infinite else 1.0, 0.0] for record in records]
+        return np.array(rewards, dtype=np.float32)
 
 
 @pytest.fixture
@@ -76,6 +79,32 @@ def test_a_broken_scorer_stops_instead_of_blaming_records(scorer: Scripted) -> N
     it = judge(scorer)
     with pytest.raises(ModelRefused, match="cannot score any record any more"):
         it.decide(it.read(records(4)))
+
+
+def test_rewards_that_are_no_numbers_blame_one_record_or_the_model(scorer: Scripted) -> None:
+    scorer.infinite = [ids for ids in scorer.encoder.encode(["record 3"]) if ids is not None]
+    it = judge(scorer)
+    assert [n for n, d in enumerate(it.decide(it.read(records(8)))) if d.reason == "scorer-failed"] == [3]
+    scorer.all_infinite = True
+    with pytest.raises(ModelRefused, match="8 of 8 records have rewards that are no number"):
+        it.decide(it.read(records(8)))
+
+
+def test_a_record_that_no_stage_foresaw_stands_alone(scorer: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = scorer.encoder.encode
+
+    def fails(texts: Sequence[str]) -> list[list[int] | None]:
+        if "record 5" in texts:
+            raise KeyError("a bug")
+        return encode(texts)
+
+    monkeypatch.setattr(scorer.encoder, "encode", fails)
+    it = judge(scorer)
+    decisions = it.decide(it.read(records(9)))
+    assert [(n, d.route, d.detail) for n, d in enumerate(decisions) if d.reason == "scorer-failed"] == [
+        (5, "dead-letter", "KeyError: 'a bug'")
+    ]
+    assert [d.reason for n, d in enumerate(decisions) if n != 5] == ["model"] * 8
 
 
 def test_rules_cost_no_forward_pass(scorer: Scripted) -> None:

@@ -72,10 +72,23 @@ def test_aliases_move_with_a_history(registry: Registry) -> None:
     assert registry.resolve(CHAMPION).number == 2
     assert registry.rollback().number == 1
     assert registry.is_pinned()
+    with pytest.raises(VersionMissing, match="no champion before version 1"):
+        registry.rollback()
     registry.unpin()
     assert not registry.is_pinned()
     assert [move["version"] for move in registry.history(CHAMPION)] == [1, 2, 1]
     assert registry.aliases() == {CHAMPION: 1}
+
+
+def test_a_second_rollback_goes_further_back(registry: Registry) -> None:
+    prepared = registry.export("2", registry.root.parent / "three").directory
+    third = registry.publish(prepared, manifest(registry.resolve("2").manifest.files))
+    for number in ("1", "2", "1", str(third.number)):
+        registry.promote(number)
+    assert registry.rollback(only_from="sha256:0").number == third.number
+    assert [registry.rollback().number for _ in range(3)] == [1, 2, 1]
+    registry.promote("2")
+    assert registry.rollback().number == 1
 
 
 def test_missing_things_are_named(registry: Registry) -> None:
@@ -95,6 +108,8 @@ def test_a_failed_publish_leaves_nothing(registry: Registry, tmp_path: Path) -> 
     with pytest.raises(FileChanged):
         registry.publish(prepared, manifest({"weights": "sha256:0"}))
     assert registry.versions() == [1, 2]
+    with pytest.raises(OSError):
+        registry.publish(tmp_path / "nowhere", manifest({}))
     assert list((registry.root / "versions").glob(".*")) == []
 
 

@@ -1,16 +1,17 @@
 """Laws 3 and 5: no byte of a record becomes a control token; one encoder, one truth."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from foundation.errors import ModelRefused, SettingInvalid
 from stream.decode import decode_value
-from stream.encode import _CUTS, Encoder, _always_cuts
+from stream.encode import _CUTS, Encoder, _always_cuts, _cut
 from stream.records import Content
 from stream.render import leaves, render, text_of
 from tests.conftest import WORDS
@@ -103,6 +104,26 @@ def test_pieces_are_read_as_the_whole_is(tokenizer: PreTrainedTokenizerBase, enc
     whole = [found.ids for found in encoder._plain.encode_batch_fast(texts, add_special_tokens=False)]
     assert encoder.encode(texts) == whole
     assert encoder.encode(texts) == whole  # now from what was kept
+
+
+@given(st.lists(st.text(alphabet="a7 ,\n:。", max_size=12), max_size=8))
+def test_a_tokenizer_of_gpt2s_kind_is_cut_where_it_cuts(texts: list[str]) -> None:
+    backend = _byte_level()
+    cuts = [cut for cut in _CUTS if _always_cuts(backend, cut)]
+    assert [cut.separator for cut in cuts] == ["\n", ",", "，", ";", "；"]
+    for text in texts:
+        for cut in cuts:
+            apart = [i for piece in _cut(text, cut) for i in backend.encode(piece).ids]
+            assert apart == backend.encode(text).ids
+
+
+@cache
+def _byte_level() -> Tokenizer:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learned = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    backend.train_from_iterator(["a \n\na7, a\n 7  \n aa。a ,7" * 3] * 50, learned)
+    return backend
 
 
 def test_a_tokenizer_that_reads_across_is_not_cut(encoder: Encoder) -> None:
