@@ -34,10 +34,14 @@ Reference = Annotated[str, typer.Argument(help="Version number, name@number or a
 def tables() -> dict[str, type[Table]]:
     """Return every settings table of every package, by its name in winnow.toml."""
     from model_registry.config import RegistrySettings
+    from review.config import ReviewSettings
     from stream.config import GateSettings, KafkaSettings, TopicSettings
     from trainer.config import TrainSettings
 
-    return {"kafka": KafkaSettings, "topics": TopicSettings, "gate": GateSettings, "registry": RegistrySettings, "train": TrainSettings}
+    return {
+        "kafka": KafkaSettings, "topics": TopicSettings, "gate": GateSettings, "registry": RegistrySettings,
+        "train": TrainSettings, "review": ReviewSettings,
+    }  # fmt: skip
 
 
 def settings_from(config: Path | None) -> Any:
@@ -165,6 +169,37 @@ def train(
     }  # fmt: skip
     version = train_and_publish(settings, with_options(settings.train, options), base, data, unlabelled)
     _result(_shown(version), f"{version.label} published, {version.digest}")
+
+
+@app.command()
+def review(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Drop the store and read it again from the topics.")] = False,
+    config: Config = None,
+) -> None:
+    """Serve the page where people answer, until told to stop."""
+    settings = settings_from(config)
+    from review.serve import serve
+
+    serve(settings, rebuild=rebuild)
+
+
+@app.command()
+def user(
+    name: Annotated[str, typer.Argument(help="Name to log in with.")],
+    role: Annotated[list[str] | None, typer.Option(help="reviewer, lead or operator; may be given more than once.")] = None,
+    config: Config = None,
+) -> None:
+    """Add a user to review.users_file, or give one a new password; it is asked for, or read from stdin."""
+    settings = settings_from(config)
+    from foundation.errors import SettingInvalid
+    from review.auth import add_user
+
+    if settings.review.users_file is None:
+        raise SettingInvalid("review.users_file is unset; it names the file that users are written to")
+    is_terminal = sys.stdin.isatty()
+    password = typer.prompt("password", hide_input=True, confirmation_prompt=True) if is_terminal else sys.stdin.readline().rstrip("\n")
+    add_user(settings.review.users_file, name, password, tuple(role or ["reviewer"]))
+    _result({"user": name, "file": str(settings.review.users_file)}, f"{name} written to {settings.review.users_file}")
 
 
 @registry_app.command("list")

@@ -1,6 +1,6 @@
-"""The cluster as an administrator sees it: what topics there are, making the missing ones, reading one through.
+"""The cluster as an administrator sees it: what topics there are, and making the missing ones.
 
-Enters: settings. Leaves: counts, ids, reports, records. With kafka.py the only place that imports confluent_kafka.
+Enters: settings. Leaves: counts, ids, reports. With kafka.py and tail.py the only place that imports confluent_kafka.
 """
 
 import logging
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from foundation.errors import BrokerUnreachable, KafkaRefused, TopicMissing
@@ -80,46 +80,6 @@ def topic_names(topics: TopicSettings, *, with_audit: bool) -> list[str]:
     """Return the topics a gate needs: the input and every output it may write."""
     names = [topics.records, topics.clean, topics.quarantine, topics.dead_letter]
     return [*names, topics.audit] if with_audit else names
-
-
-def read_topic(settings: KafkaSettings, topic: str, limit: int) -> list[Record]:
-    """Return up to `limit` committed records of a topic from its beginning, without joining a group.
-
-    Raises BrokerUnreachable, TopicMissing.
-    """
-    counts = list_topics(AdminClient(base_config(settings), logger=log), settings)
-    if topic not in counts:
-        raise TopicMissing(f"topic {topic} does not exist on {settings.bootstrap_servers}")
-    consumer = Consumer(
-        {
-            **base_config(settings),
-            "group.id": "winnow-reader",
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-        },
-        logger=log,
-    )
-    found: list[Record] = []
-    try:
-        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in range(counts[topic])])
-        open_partitions = set(range(counts[topic]))
-        heard = time.monotonic()
-        while open_partitions and len(found) < limit:
-            if time.monotonic() - heard > CALL_TIMEOUT_SECONDS * 3:
-                raise KafkaRefused(f"{topic} cannot be read: nothing came from partitions {sorted(open_partitions)}")
-            for message in consumer.consume(1_000, 1.0):
-                heard = time.monotonic()
-                error = message.error()
-                if error is None:
-                    found.append(record_of(message))
-                elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
-                    open_partitions.discard(message.partition())
-                else:
-                    raise KafkaRefused(f"{topic} cannot be read: {error.str()}")
-    finally:
-        consumer.close()
-    return found[:limit]
 
 
 class TopicReport(NamedTuple):

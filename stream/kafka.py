@@ -303,7 +303,7 @@ class Sink:
     def commit(
         self, messages: Sequence[Outgoing], offsets: dict[Place, int], metadata: object, step: Callable[[str], None] = lambda at: None
     ) -> None:
-        """Write all messages and the offsets (last + 1) in one transaction, or nothing.
+        """Write all messages and the offsets (last + 1, none for who consumes nothing) in one transaction, or nothing.
 
         `step` hears where it is, for faults injected by tests. Raises RecordRefused, TransactionAborted, StartOver,
         GateFenced (a twin has our id), KafkaRefused (fatal). The transaction is closed in every case.
@@ -324,9 +324,10 @@ class Sink:
                 self._give_up(self._refused[0][1], begun)
             # 4. the offsets, vouched for by the membership of the last poll
             step("before-offsets")
-            self._producer.send_offsets_to_transaction(
-                [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()], metadata
-            )
+            if offsets:
+                self._producer.send_offsets_to_transaction(
+                    [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()], metadata
+                )
             step("after-offsets")
             # 5. commit; a time-out is asked again, because only Kafka knows
             self._commit(step)

@@ -113,3 +113,36 @@ class Decision(NamedTuple):
     violations: tuple[Violation, ...] = ()
     draw: Draw | None = None
     suspect: tuple[tuple[str, float], ...] = ()
+
+
+class Verdict(NamedTuple):
+    """What a person said of one record, with all that a trainer needs to learn from it without asking anybody.
+
+    source: `quarantine` for a held record, `audit` for a copy of a clean one. blind: P and reason were not shown.
+    """
+
+    decision_id: str
+    topic_id: str
+    is_right: bool
+    reviewer: str
+    time_ms: int
+    key: bytes | None
+    value: bytes
+    content_type: str
+    p_chosen: float | None
+    threshold: float | None
+    model_digest: str | None
+    reason: str
+    source: str
+    propensity: float
+    lottery: str | None
+    blind: bool
+    correction: bytes | None = None
+    kind: str | None = None
+    field: str | None = None
+    note: str = ""
+
+    @property
+    def reaches_clean(self) -> bool:
+        """Whether it sends the record, or its correction, to clean, if nothing has before."""
+        return self.correction is not None or (self.is_right and self.source == "quarantine")

@@ -81,10 +81,14 @@ class Router:
         return [kept, self._audit_copy(record, kept, decision)]
 
     def _partition(self, record: Record, topic: str) -> int:
-        count = self._counts[topic]
-        if self._partitioner == "murmur2" and record.key is not None:
-            return (murmur2(record.key) & 0x7FFFFFFF) % count
-        return record.partition % count
+        return output_partition(record.partition, record.key, self._counts[topic], self._partitioner)
+
+
+def output_partition(input_partition: int, key: bytes | None, count: int, partitioner: Partitioner) -> int:
+    """Return where a record goes in a topic of `count` partitions; without a key both ways are `same`."""
+    if partitioner == "murmur2" and key is not None:
+        return (murmur2(key) & 0x7FFFFFFF) % count
+    return input_partition % count
 
 
 def murmur2(data: bytes) -> int:

@@ -4,10 +4,11 @@ Enters: records, decisions, what is constant about the gate. Leaves: header list
 """
 
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stream.records import Decision, Draw, Headers, Record, Route
+from stream.records import Decision, Draw, Headers, Record, Route, Verdict
 
 DECISION_ID = "winnow.decision-id"
 TOPIC_ID = "winnow.topic-id"
@@ -31,7 +32,7 @@ ERROR_PARTITION = "__connect.errors.partition"
 ERROR_OFFSET = "__connect.errors.offset"
 ERROR_MESSAGE = "__connect.errors.exception.message"
 
-ORIGIN_GATE = b"gate"
+ORIGIN_GATE, ORIGIN_RELEASE, ORIGIN_CORRECTION = b"gate", b"release", b"correction"
 ROUTE_AUDIT = b"audit"
 MAX_OUR_BYTES = 4_096
 MAX_SUSPECTS = 5
@@ -138,6 +139,97 @@ def audit_headers(headers: Headers, draw: Draw | None) -> Headers:
     """Return the headers of an audit copy: the same, with the route overwritten and the draw behind them."""
     found: Headers = [(name, ROUTE_AUDIT if name == ROUTE else value) for name, value in headers]
     return found if draw is None else found + _draw_headers(draw)
+
+
+def split(headers: Headers) -> tuple[Headers, Headers]:
+    """Return the producer's headers and ours, which begin at the last decision id."""
+    places = [place for place, (name, _) in enumerate(headers) if name == DECISION_ID]
+    return (headers[: places[-1]], headers[places[-1] :]) if places else (headers, [])
+
+
+def release_headers(headers: Headers, *, is_correction: bool) -> Headers:
+    """Return the headers of a record that a verdict sends to clean: how it left the gate, less what held it.
+
+    A correction carries no reward: no model has judged its bytes.
+    """
+    theirs, ours = split(headers)
+    dropped = {SUSPECT, PROPENSITY, LOTTERY, WOULD_ROUTE}
+    if is_correction:
+        dropped |= {REWARD_RIGHT, REWARD_WRONG, P_CHOSEN, THRESHOLD, MODEL, MODEL_DIGEST, RULES_DIGEST}
+    new = {ORIGIN: ORIGIN_CORRECTION if is_correction else ORIGIN_RELEASE, ROUTE: _ROUTE_BYTES[Route.CLEAN]}
+    return theirs + [(name, new.get(name, value)) for name, value in ours if name not in dropped]
+
+
+def verdict_event(verdict: Verdict) -> bytes:
+    """Return the verdict as the verdict topic carries it."""
+    event = {
+        "v": 1,
+        "decision_id": verdict.decision_id,
+        "topic_id": verdict.topic_id,
+        "verdict": "right" if verdict.is_right else "wrong",
+        "reviewer": verdict.reviewer,
+        "time_ms": verdict.time_ms,
+        "key_b64": _b64(verdict.key),
+        "value_b64": _b64(verdict.value),
+        "content_type": verdict.content_type,
+        "p_chosen": verdict.p_chosen,
+        "threshold": verdict.threshold,
+        "model_digest": verdict.model_digest,
+        "reason": verdict.reason,
+        "source": verdict.source,
+        "propensity": verdict.propensity,
+        "lottery": verdict.lottery,
+        "blind": verdict.blind,
+        "correction_b64": _b64(verdict.correction),
+        "kind": verdict.kind,
+        "field": verdict.field,
+        "note": verdict.note,
+    }
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def read_verdict(value: bytes | None) -> Verdict | None:
+    """Return the verdict of an event; unknown fields are ignored, None where the event cannot be read."""
+    try:
+        said = json.loads(value or b"")
+        if said["v"] != 1 or said["verdict"] not in ("right", "wrong") or said["source"] not in ("quarantine", "audit"):
+            return None
+        return Verdict(
+            str(said["decision_id"]),
+            str(said["topic_id"]),
+            said["verdict"] == "right",
+            str(said["reviewer"]),
+            int(said["time_ms"]),
+            _bytes(said["key_b64"]),
+            b64decode(said["value_b64"], validate=True),
+            str(said["content_type"]),
+            _number(said.get("p_chosen")),
+            _number(said.get("threshold")),
+            said.get("model_digest"),
+            str(said["reason"]),
+            str(said["source"]),
+            float(said["propensity"]),
+            said.get("lottery"),
+            bool(said["blind"]),
+            _bytes(said.get("correction_b64")),
+            said.get("kind"),
+            said.get("field"),
+            str(said.get("note") or ""),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _b64(data: bytes | None) -> str | None:
+    return None if data is None else b64encode(data).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else b64decode(text, validate=True)
+
+
+def _number(value: object) -> float | None:
+    return None if value is None else float(value)  # type: ignore[arg-type]
 
 
 def as_json_line(fields: dict[str, object]) -> str:

@@ -10,13 +10,13 @@ from random import Random
 from typing import Any, NamedTuple
 
 from foundation.errors import DataRefused
-from stream.cluster import read_topic
 from stream.config import KafkaSettings
 from stream.decode import decode_value
 from stream.encode import Encoder
 from stream.files import read_values
 from stream.records import Content
 from stream.render import Rendered, Rendering, render, text_of
+from stream.tail import read_topic
 from trainer.corrupt import Corrupter
 from trainer.datasets import Labelled
 

@@ -1,19 +1,27 @@
 """Helpers of the integration tests: producing raw records and running a gate until it is idle."""
 
+import getpass
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
+from demo.broker import free_port
 from demo.ledger import messages
 from model_registry.config import RegistrySettings
 from stream.boot import run_gate
 from stream.config import GateSettings, KafkaSettings, TopicSettings
+from tests.debian import postgres
 
 WINNOW = [sys.executable, "-m", "winnow"]
 
@@ -88,3 +96,43 @@ def run_until_idle(kafka: KafkaSettings, topics: TopicSettings, registry_url: st
 def winnow(*arguments: str | Path, timeout: float = 300, **options: object) -> "subprocess.CompletedProcess[str]":
     """Run the command line and return what it said."""
     return subprocess.run([*WINNOW, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.fixture(scope="session")
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL on a free port of 127.0.0.1; yields its URL without a database."""
+    programs = postgres()
+    place, port = tmp_path_factory.mktemp("postgresql"), free_port()
+    owner = "postgres" if os.geteuid() == 0 else getpass.getuser()  # PostgreSQL refuses to run as root
+    for directory in (place, *place.parents[:2]):
+        directory.chmod(0o755)
+    data = place / "data"
+    data.mkdir()
+    shutil.chown(data, owner)
+    as_owner = {"user": owner} if os.geteuid() == 0 else {}
+    subprocess.run(
+        [programs / "initdb", "-D", data, "-U", "winnow", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"],
+        check=True, capture_output=True, cwd=data, **as_owner,
+    )  # fmt: skip
+    command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", "", "-c", "fsync=off"]
+    with (place / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=data, **as_owner) as server:
+        try:
+            wait_until(
+                lambda: subprocess.run([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode == 0,
+                60,
+            )
+            yield f"postgresql+psycopg://winnow@127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """A new database on the PostgreSQL of this run."""
+    name = f"t{uuid.uuid4().hex[:8]}"
+    engine = sqlalchemy.create_engine(f"{postgresql_server}/postgres", isolation_level="AUTOCOMMIT")
+    with engine.connect() as db:
+        db.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{postgresql_server}/{name}"

@@ -1,0 +1,332 @@
+"""What a reviewer's request does: lease, verdict, bulk answer, undo; and what of a record they may see.
+
+Enters: who asks and what. Leaves: plain values for JSON. Knows neither HTTP nor SQL.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from foundation.errors import KafkaRefused, WinnowError
+from review.auth import LEAD, NotAllowed, Who
+from review.config import ReviewSettings
+from review.ingest import Ingest
+from review.metrics import ReviewMetrics
+from review.publish import Publisher, Undecided
+from review.store import ORDERS, Answered, Filters, Lease, LeaseLost, Store, as_record
+from stream.decode import decode_value
+from stream.records import Content, Reading, Verdict
+from stream.release import Releaser
+from stream.render import leaves, render
+from stream.rules import Rules
+
+log = logging.getLogger("winnow.review")
+
+MOST_FIELDS, MOST_CHARACTERS, MOST_NOTE = 200, 2_000, 2_000
+MOST_EARLIER = 5
+MOST_BULK = 5_000
+_COMMIT_SECONDS = 45.0
+_COME_BACK_SECONDS = 10.0
+_ANSWERS = ("right", "wrong")
+
+
+class AnswerInvalid(WinnowError):
+    """The request cannot be carried out as it is; says which value, and what it may be."""
+
+
+class RecordUnknown(WinnowError):
+    """There is no such record in the store."""
+
+
+class Deps(NamedTuple):
+    """The parts of a running service."""
+
+    settings: ReviewSettings
+    store: Store
+    ingest: Ingest
+    publisher: Publisher
+    releaser: Releaser
+    rules: Rules
+    metrics: ReviewMetrics
+
+
+class Answers:
+    """The acts of reviewers on one store."""
+
+    def __init__(self, deps: Deps) -> None:
+        """Take the parts."""
+        self._settings, self._store, self._ingest, self._publisher, self._releaser, self._rules, self._metrics = deps
+
+    def lease(self, who: Who, body: dict[str, Any]) -> dict[str, Any]:
+        """Keep the next record for who asks and show it; decision_id is None when nothing is left."""
+        with self._metrics.lease_seconds.time():
+            lease = self._store.lease(who.name, self._settings.lease_seconds, filters_of(body), is_lead=who.may(LEAD))
+            return self._leased(lease) if lease is not None else {"decision_id": None}
+
+    def lease_again(self, who: Who, decision_id: str) -> dict[str, Any]:
+        """Keep a named record: one's own answer to take back, or one that a link names."""
+        return self._leased(self._store.lease_again(decision_id, who.name, self._settings.lease_seconds))
+
+    def renew(self, who: Who, decision_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Keep a record for as long again."""
+        lease = self._store.renew(decision_id, _token(body), who.name, self._settings.lease_seconds)
+        return {"decision_id": decision_id, "lease": str(lease.token), "seconds": self._settings.lease_seconds}
+
+    def give_back(self, who: Who, decision_id: str, body: dict[str, Any], *, is_skip: bool) -> dict[str, Any]:
+        """Let a record go without an answer."""
+        self._store.give_back(decision_id, _token(body), who.name, is_skip=is_skip)
+        return {"decision_id": decision_id}
+
+    def verdict(self, who: Who, decision_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Publish an answer with what it causes; returns after Kafka's commit.
+
+        Raises AnswerInvalid, LeaseLost, Unwritable, KafkaRefused.
+        """
+        answer = _choice(body, "verdict", _ANSWERS)
+        try:
+            row = self._store.begin_publishing(decision_id, _token(body), who.name, answer)
+        except Answered:
+            return {"decision_id": decision_id, "verdict": answer, "again": True}
+        except LeaseLost:
+            self._metrics.lost.inc()
+            raise
+        try:
+            verdict = self._verdict_of(row, who, answer, body)
+        except WinnowError:
+            self._store.not_published([decision_id], self._settings.lease_seconds)
+            raise
+        self._publish([(row, verdict)])
+        return {
+            "decision_id": decision_id,
+            "verdict": answer,
+            "released": verdict.reaches_clean and not row.reached_clean,
+            "was_on_clean": row.reached_clean,
+        }
+
+    def bulk(self, who: Who, body: dict[str, Any]) -> dict[str, Any]:
+        """Give one answer to all open records of a reason and pattern, if there are as many as was confirmed."""
+        answer, count = _choice(body, "verdict", _ANSWERS), body.get("count")
+        if not isinstance(count, int) or not 1 <= count <= MOST_BULK:
+            raise AnswerInvalid(f"count = {count!r}; it must be the number of records that was shown, at most {MOST_BULK}")
+        if not isinstance(body.get("reason"), str) or not isinstance(body.get("pattern"), str):
+            raise AnswerInvalid("reason and pattern must name the records that look alike")
+        filters = Filters(reason=body["reason"], pattern=body["pattern"], look=1)
+        rows = self._store.begin_publishing_many(who.name, filters, count, is_lead=who.may(LEAD))
+        said = {"note": body.get("note") or ""}
+        self._publish([(row, self._verdict_of(row, who, answer, said)) for row in rows])
+        self._store.note(who.name, "bulk", f"{answer} on {count} records, reason {body['reason']}")
+        return {"answered": len(rows)}
+
+    def history(self, who: Who, decision_id: str) -> dict[str, Any]:
+        """Return every verdict on a record; on a blind one only after somebody has answered it, and not to the next reviewer."""
+        row = self._row(decision_id)
+        said = self._store.history(decision_id)
+        mine = any(event.reviewer == who.name for event in said)
+        if row.blind and row.state != "done" and not mine and not who.may(LEAD):
+            raise NotAllowed(403, "this record is looked at blind; its history is shown once it is done")
+        return {
+            "decision_id": decision_id,
+            "reached_clean": row.reached_clean,
+            "verdicts": [
+                {
+                    "verdict": event.verdict,
+                    "reviewer": event.reviewer,
+                    "time_ms": event.time_ms,
+                    "note": event.note,
+                    "corrected": event.correction is not None,
+                }
+                for event in said
+            ],
+        }
+
+    def value(self, decision_id: str) -> str:
+        """Return a record's whole value as text, to be corrected."""
+        return (self._row(decision_id).value or b"").decode("utf-8", "replace")
+
+    def counts(self, who: Who | None) -> dict[str, Any]:
+        """Return what is open, leased and done, and how far who asks has come today."""
+        midnight_ms = _midnight_ms()
+        counts = self._store.counts(midnight_ms)
+        for state in ("open", "leased", "done"):
+            self._metrics.records.labels(state).set(getattr(counts, state))
+        self._metrics.waiting.labels("second").set(counts.second)
+        self._metrics.waiting.labels("conflict").set(counts.conflict)
+        return {**counts._asdict(), "mine_today": self._store.answered_by(who.name, midnight_ms) if who is not None else 0}
+
+    def _leased(self, lease: Lease) -> dict[str, Any]:
+        row = self._row(lease.decision_id)
+        return {
+            "decision_id": lease.decision_id,
+            "lease": str(lease.token),
+            "seconds": max(0.0, round(lease.until - time.time(), 1)),
+            "record": self._shown(row),
+        }
+
+    def _shown(self, row: Any) -> dict[str, Any]:
+        """Return what a reviewer sees: of a blind record nothing that the gate thought of it."""
+        reading = decode_value(row.value, "auto")
+        suspect = {} if row.blind else {str(path): float(weight) for path, weight in json.loads(row.suspect)}
+        shown: dict[str, Any] = {
+            "blind": row.blind,
+            "look": row.look,
+            "content_type": row.content_type,
+            "key": None if row.key is None else row.key.decode("utf-8", "replace")[:MOST_CHARACTERS],
+            "timestamp_ms": row.timestamp_ms,
+            "bytes": len(row.value or b""),
+            "fields": _fields(reading, suspect),
+            "earlier": [
+                {"decision_id": name, "source": source, "timestamp_ms": time_ms, "text": _one_line(value)}
+                for name, source, time_ms, value in self._store.earlier(row.key, row.timestamp_ms, MOST_EARLIER)
+            ],
+            "reached_clean": row.reached_clean,
+        }
+        if not row.blind:
+            shown |= {
+                "p_chosen": row.p_chosen,
+                "threshold": row.threshold,
+                "reason": row.reason,
+                "model": row.model,
+                "pattern": row.pattern,
+                "problems": [violation.detail or violation.rule for violation in self._rules.check([reading])[0] if violation.is_error],
+            }
+        return shown
+
+    def _verdict_of(self, row: Any, who: Who, answer: str, body: dict[str, Any]) -> Verdict:
+        note = body.get("note") or ""
+        if not isinstance(note, str) or len(note) > MOST_NOTE:
+            raise AnswerInvalid(f"the note must be text of at most {MOST_NOTE} characters")
+        return Verdict(
+            row.decision_id,
+            row.topic_id,
+            answer == "right",
+            who.name,
+            time.time_ns() // 1_000_000,
+            row.key,
+            row.value or b"",
+            row.content_type,
+            row.p_chosen,
+            row.threshold,
+            row.model_digest,
+            row.reason,
+            row.source,
+            row.propensity,
+            row.lottery,
+            row.blind,
+            self._correction(row, answer, body),
+            _short(body, "kind"),
+            _short(body, "field"),
+            note.replace("\x00", ""),
+        )
+
+    def _correction(self, row: Any, answer: str, body: dict[str, Any]) -> bytes | None:
+        """Return the corrected value, which must be readable and break no rule."""
+        text = body.get("correction")
+        if text is None:
+            return None
+        if not isinstance(text, str) or answer != "wrong":
+            raise AnswerInvalid("a correction is text, and goes with the verdict wrong")
+        value = text.encode("utf-8", "surrogatepass")
+        if value == row.value:
+            raise AnswerInvalid("the correction is the record as it was; answer right instead")
+        reading = decode_value(value, "json" if row.content_type == "json" else "auto")
+        if not isinstance(reading, Content):
+            raise AnswerInvalid(f"the correction cannot be read: {reading.reason} {reading.detail}".strip())
+        broken = [violation for violation in self._rules.check([reading])[0] if violation.is_error]
+        if broken:
+            raise AnswerInvalid("the correction breaks a rule: " + "; ".join(f"{each.rule} {each.detail}".strip() for each in broken))
+        return value
+
+    def _publish(self, answers: Sequence[tuple[Any, Verdict]]) -> None:
+        """Hand the answers to Kafka and wait until they have come back from it; on refusal the records are leased again."""
+        ids = [row.decision_id for row, _ in answers]
+        with self._metrics.publish_seconds.time():
+            futures = [
+                self._publisher.submit(self._releaser.messages(as_record(row), verdict, has_reached_clean=row.reached_clean))
+                for row, verdict in answers
+            ]
+            failed: list[tuple[str, WinnowError]] = []
+            for (row, verdict), future in zip(answers, futures, strict=True):
+                try:
+                    future.result(_COMMIT_SECONDS)
+                except Undecided as error:
+                    if not self._ingest.wait_for(verdict, _COMMIT_SECONDS):
+                        failed.append((row.decision_id, error))
+                except WinnowError as error:
+                    failed.append((row.decision_id, error))
+                except TimeoutError:
+                    # it may still be committed: the row stays on its way until the topic says so or the service starts again
+                    raise KafkaRefused(
+                        f"Kafka has not answered within {_COMMIT_SECONDS:.0f} seconds; the answer may still arrive"
+                    ) from None
+                else:
+                    self._metrics.verdicts.labels("right" if verdict.is_right else "wrong").inc()
+            if failed:
+                self._store.not_published([name for name, _ in failed], self._settings.lease_seconds)
+                raise failed[0][1]
+            if not self._ingest.wait_for(answers[-1][1], _COME_BACK_SECONDS):
+                log.warning("a committed verdict is slow to come back", extra={"decision_id": ids[-1]})
+
+    def _row(self, decision_id: str) -> Any:
+        row = self._store.record(decision_id)
+        if row is None:
+            raise RecordUnknown(f"there is no record {decision_id}")
+        return row
+
+
+def filters_of(body: dict[str, Any]) -> Filters:
+    """Return the filters of a request. Raises AnswerInvalid."""
+    found = {name: body.get(name) or None for name in ("source", "reason", "model", "pattern")}
+    for name, value in found.items():
+        if value is not None and not isinstance(value, str):
+            raise AnswerInvalid(f"{name} = {value!r} is no text")
+    if found["source"] not in (None, "quarantine", "audit"):
+        raise AnswerInvalid(f"source = {found['source']!r} is not quarantine or audit")
+    look = body.get("look") or None
+    if look is not None and str(look) not in ("1", "2", "3"):
+        raise AnswerInvalid(f"look = {look!r} is not 1, 2 or 3")
+    return Filters(**found, look=None if look is None else int(look), order=_choice({"order": "uncertainty", **body}, "order", ORDERS))  # type: ignore[arg-type]
+
+
+def _choice(body: dict[str, Any], name: str, choices: Sequence[str]) -> str:
+    value = body.get(name)
+    if value not in choices:
+        raise AnswerInvalid(f"{name} = {value!r} is not one of {', '.join(choices)}")
+    return str(value)
+
+
+def _short(body: dict[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    return str(value)[:200].replace("\x00", "") if value else None
+
+
+def _token(body: dict[str, Any]) -> int:
+    lease = body.get("lease")
+    if not isinstance(lease, str | int) or not str(lease).isdecimal():
+        raise AnswerInvalid(f"lease = {str(lease)[:40]!r} is not what /api/lease gave")
+    return int(str(lease)[:18])
+
+
+def _fields(reading: Reading, suspect: dict[str, float]) -> list[dict[str, Any]]:
+    """Return the fields in the producer's order, cut where they are very long; path None is text between labels."""
+    if not isinstance(reading, Content):
+        return []
+    if reading.is_json:
+        found = [(path, value) for path, value in leaves(reading.data)]
+    else:
+        rendered = render(reading)
+        found = [(field.path, rendered.text[field.start : field.end]) for field in rendered.fields] or [("1", rendered.text)]
+    return [
+        {"path": path[:200], "value": value[:MOST_CHARACTERS], "characters": len(value), "weight": suspect.get(path)}
+        for path, value in found[:MOST_FIELDS]
+    ]
+
+
+def _one_line(value: bytes | None) -> str:
+    return " ".join((value or b"")[: MOST_CHARACTERS * 4].decode("utf-8", "replace").split())[:300]
+
+
+def _midnight_ms() -> int:
+    return int(datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0).timestamp() * 1000)

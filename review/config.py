@@ -1,0 +1,35 @@
+"""The review service's settings table: [review]."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from foundation.settings import Table
+
+
+class ReviewSettings(Table):
+    """Where the page is served, who may answer, and how answers are asked for."""
+
+    bind: str = "127.0.0.1"
+    """Address that the page is served on; beyond loopback it needs users."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """Port of the page; 0 takes a free one, which is printed."""
+    database_url: str = "sqlite:///review.sqlite3"
+    """SQLAlchemy URL of the store: SQLite, or postgresql+psycopg://… for many reviewers; rebuilt from the topics if lost."""
+    users_file: Path | None = None
+    """TOML file of users with argon2 hashes and roles (`winnow user` writes it); unset means one user, on loopback only."""
+    proxy_header: str | None = None
+    """Header in which a trusted proxy names the user who has logged in there, such as X-Forwarded-User."""
+    trusted_proxies: tuple[str, ...] = ("127.0.0.1",)
+    """Addresses whose `proxy_header` is believed."""
+    lease_seconds: Annotated[float, Field(ge=1)] = 120.0
+    """How long a record is kept for one reviewer before it goes back by itself."""
+    second_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the records that a second reviewer answers too; every `wrong` on an audit is looked at twice in any case."""
+    read_clean: bool = False
+    """Keep clean records too, so that the page can show what the same twin said before."""
+    language: Literal["zh", "en"] = "zh"
+    """Language of the page until a reviewer chooses another."""
+    session_hours: Annotated[float, Field(gt=0)] = 12.0
+    """How long a login lasts."""

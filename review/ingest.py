@@ -1,0 +1,122 @@
+"""Reads quarantine, audit and verdicts, and clean where wanted, into the store; who waits for a verdict is told.
+
+An ordinary reader: it begins where the store's offsets say, so what was read and what was made of it cannot part. One
+unreadable verdict event is counted and passed over.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from foundation.errors import KafkaRefused, WinnowError
+from review.metrics import ReviewMetrics
+from review.store import Store
+from stream import wire
+from stream.config import KafkaSettings, TopicSettings
+from stream.records import Record, Verdict
+from stream.tail import Tail
+
+log = logging.getLogger("winnow.review")
+
+_MOST = 2_000
+_POLL_SECONDS = 0.2
+_CATCH_UP_SILENCE_SECONDS = 60.0
+
+
+class Ingest(threading.Thread):
+    """The reader, caught up before it starts as a thread."""
+
+    def __init__(
+        self,
+        kafka: KafkaSettings,
+        topics: TopicSettings,
+        store: Store,
+        metrics: ReviewMetrics,
+        *,
+        read_clean: bool,
+        failed: Callable[[], None],
+    ) -> None:
+        """Begin where the store has come to; `failed` is called when reading cannot go on. Raises TopicMissing."""
+        super().__init__(name="ingest", daemon=True)
+        self._topics = topics
+        self._store = store
+        self._metrics = metrics
+        self._failed = failed
+        names = [topics.quarantine, topics.audit, topics.verdicts, *([topics.clean] if read_clean else [])]
+        kept = {place: after for place, after in store.offsets().items() if place[0] in names}
+        self._tail = Tail(kafka, names, kept)
+        self._over = threading.Event()
+        self._applied = threading.Condition()
+        self._seen: dict[tuple[str, str, int], float] = {}
+        self.error: WinnowError | None = None
+
+    def catch_up(self, report: Callable[[int], None] = lambda records: None) -> int:
+        """Read all topics to their present ends and return how many records came. Raises KafkaRefused."""
+        records, heard, places = 0, time.monotonic(), len(self._tail.open_places)
+        while not self._tail.is_at_end:
+            came = self._once()
+            records += came
+            report(records)
+            if came or len(self._tail.open_places) != places:
+                heard, places = time.monotonic(), len(self._tail.open_places)
+            elif time.monotonic() - heard > _CATCH_UP_SILENCE_SECONDS:
+                raise KafkaRefused(f"nothing comes from {self._tail.open_places}; is a transaction left open there?")
+        return records
+
+    def wait_for(self, verdict: Verdict, timeout_seconds: float) -> bool:
+        """Wait until a verdict has come back from Kafka and its row is done."""
+        name = _name_of(verdict)
+        with self._applied:
+            return self._applied.wait_for(lambda: name in self._seen, timeout_seconds)
+
+    def run(self) -> None:
+        """Read until stopped."""
+        try:
+            while not self._over.is_set():
+                self._once()
+        except WinnowError as error:
+            self.error = error
+            log.error("reading the topics failed", extra={"detail": str(error)})  # noqa: TRY400
+            self._failed()
+
+    def stop(self) -> None:
+        """End the thread and let go of the consumer."""
+        self._over.set()
+        if self.is_alive():
+            self.join(10)
+        self._tail.close()
+
+    def _once(self) -> int:
+        before = dict(self._tail.next)
+        records = self._tail.poll(_MOST, _POLL_SECONDS)
+        if self._tail.next == before:
+            return 0
+        held: list[tuple[str, Record]] = []
+        verdicts: list[tuple[Record, Verdict]] = []
+        clean = []
+        for record in records:
+            if record.topic == self._topics.verdicts:
+                verdict = wire.read_verdict(record.value)
+                if verdict is None:
+                    self._metrics.unreadable.inc()
+                    log.warning("an unreadable verdict event is passed over", extra={"place": record.decision_id})
+                else:
+                    verdicts.append((record, verdict))
+            elif record.topic == self._topics.clean:
+                clean.append(record)
+            elif wire.last(record.headers, wire.DECISION_ID) is not None:
+                held.append(("audit" if record.topic == self._topics.audit else "quarantine", record))
+        changed = {place: after for place, after in self._tail.next.items() if before.get(place) != after}
+        self._store.apply(held, verdicts, clean, changed)
+        if verdicts:
+            now = time.monotonic()
+            with self._applied:
+                self._seen = {name: at for name, at in self._seen.items() if now - at < _CATCH_UP_SILENCE_SECONDS}
+                self._seen |= {_name_of(verdict): now for _, verdict in verdicts}
+                self._applied.notify_all()
+        return len(records)
+
+
+def _name_of(verdict: Verdict) -> tuple[str, str, int]:
+    return verdict.decision_id, verdict.reviewer, verdict.time_ms

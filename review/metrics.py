@@ -1,0 +1,34 @@
+"""Every Prometheus object of the review service."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class ReviewMetrics:
+    """The service's metrics on a registry of their own."""
+
+    def __init__(self) -> None:
+        """Create every metric and initialise the labels that are known."""
+        self.registry = CollectorRegistry()
+        self.records = Gauge("winnow_review_records", "Records in the store, by state.", ("state",), registry=self.registry)
+        self.waiting = Gauge(
+            "winnow_review_waiting", "Open records that wait for a second look or a settlement.", ("look",), registry=self.registry
+        )
+        self.oldest_seconds = Gauge("winnow_review_oldest_open_seconds", "Age of the oldest open record.", registry=self.registry)
+        self.verdicts = Counter("winnow_review_verdicts", "Verdicts committed to Kafka, by answer.", ("verdict",), registry=self.registry)
+        self.lost = Counter("winnow_review_leases_lost", "Answers that came after their lease was over.", registry=self.registry)
+        self.refused = Counter("winnow_review_logins_refused", "Logins refused, by cause.", ("cause",), registry=self.registry)
+        self.unreadable = Counter("winnow_review_events_unreadable", "Verdict events that could not be read.", registry=self.registry)
+        self.publish_seconds = Histogram(
+            "winnow_review_publish_seconds", "Answer to Kafka's commit.", buckets=_SECONDS, registry=self.registry
+        )
+        self.lease_seconds = Histogram("winnow_review_lease_seconds", "Finding the next record.", buckets=_SECONDS, registry=self.registry)
+        for state in ("open", "leased", "done"):
+            self.records.labels(state)
+        for look in ("second", "conflict"):
+            self.waiting.labels(look)
+        for verdict in ("right", "wrong"):
+            self.verdicts.labels(verdict)
+        for cause in ("password", "rate", "unknown"):
+            self.refused.labels(cause)

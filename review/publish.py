@@ -1,0 +1,121 @@
+"""Verdicts on their way to Kafka: each with the release or correction it causes, in one transaction.
+
+One owner for the whole cluster: its transactional id fences a second one. Answers that wait are committed together; one
+that Kafka refuses for its own sake is found by asking for each alone.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from foundation.errors import KafkaRefused, WinnowError
+from stream.config import KafkaSettings
+from stream.kafka import RecordRefused, Sink, StartOver, TransactionAborted
+from stream.release import OWNER
+from stream.route import Outgoing
+
+log = logging.getLogger("winnow.review")
+
+_MOST_JOBS = 200
+_PATIENCE_SECONDS = 20.0
+_PAUSE_SECONDS = 0.5
+
+
+class Unwritable(WinnowError):
+    """Kafka refuses this verdict or its release for its own sake, such as its size."""
+
+
+class Undecided(WinnowError):
+    """Whether Kafka has the verdict is not known yet; it will come back from the topic if it has."""
+
+
+class _Job(NamedTuple):
+    messages: Sequence[Outgoing]
+    done: "Future[None]"
+
+
+class Publisher(threading.Thread):
+    """The thread that owns the transactional producer."""
+
+    def __init__(self, settings: KafkaSettings, failed: Callable[[], None]) -> None:
+        """Take the transactional id, which aborts what a predecessor left open; `failed` hears when it is lost.
+
+        Raises KafkaRefused.
+        """
+        super().__init__(name="publish", daemon=True)
+        self._failed = failed
+        self._sink = Sink(settings, OWNER)
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.error: WinnowError | None = None
+
+    def submit(self, messages: Sequence[Outgoing]) -> "Future[None]":
+        """Ask for messages to be committed together; the future raises Unwritable, Undecided or KafkaRefused."""
+        job = _Job(messages, Future())
+        self._jobs.put(job)
+        return job.done
+
+    def stop(self) -> None:
+        """Commit what waits, then end."""
+        if self.is_alive():
+            self._jobs.put(None)
+            self.join(_PATIENCE_SECONDS * 2)
+        self._sink.close()
+
+    def run(self) -> None:
+        """Commit until stopped or fenced."""
+        while True:
+            jobs, is_over = self._next()
+            if jobs:
+                self._commit(jobs)
+            if is_over:
+                return
+
+    def _next(self) -> tuple[list[_Job], bool]:
+        """Wait for a job and take all that wait with it."""
+        jobs: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) == _MOST_JOBS or self._jobs.empty():
+                return jobs, False
+            job = self._jobs.get()
+        return jobs, True
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        """Commit jobs in one transaction; a refused one is looked for by halving."""
+        if self.error is not None:
+            return _fail(jobs, self.error)
+        begun = time.monotonic()
+        while True:
+            try:
+                self._sink.commit([message for job in jobs for message in job.messages], {}, None)
+            except RecordRefused as error:
+                if len(jobs) == 1:
+                    return _fail(jobs, Unwritable(f"Kafka refuses the verdict or its release: {error}"))
+                middle = len(jobs) // 2
+                self._commit(jobs[:middle])
+                return self._commit(jobs[middle:])
+            except TransactionAborted as error:
+                if time.monotonic() - begun > _PATIENCE_SECONDS:
+                    return _fail(jobs, KafkaRefused(f"Kafka does not take the verdict: {error}"))
+                time.sleep(_PAUSE_SECONDS)
+            except StartOver as error:
+                return _fail(jobs, Undecided(f"whether Kafka has taken the verdict is not known: {error}"))
+            except WinnowError as error:
+                self.error = error
+                log.error("publishing is over", extra={"detail": str(error)})  # noqa: TRY400
+                _fail(jobs, error)
+                return self._failed()
+            else:
+                for job in jobs:
+                    job.done.set_result(None)
+                return None
+
+
+def _fail(jobs: list[_Job], error: WinnowError) -> None:
+    for job in jobs:
+        job.done.set_exception(error)

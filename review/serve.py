@@ -1,0 +1,100 @@
+"""`winnow review`: puts the service together, catches up with the topics, opens the page, and ends cleanly."""
+
+import logging
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import uvicorn
+from starlette.applications import Starlette
+
+from foundation.errors import SettingInvalid
+from review.answers import Answers, Deps
+from review.app import Pages
+from review.auth import Door, check_bind, load_users
+from review.ingest import Ingest
+from review.metrics import ReviewMetrics
+from review.publish import Publisher
+from review.store import Store, opened
+from stream.cluster import look_at_cluster
+from stream.release import Releaser
+from stream.rules import Rules
+
+log = logging.getLogger("winnow.review")
+
+
+class Service(NamedTuple):
+    """A service that has caught up with the topics."""
+
+    app: Starlette
+    store: Store
+    ingest: Ingest
+    publisher: Publisher
+    caught_up_records: int
+
+
+@contextmanager
+def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = lambda: None) -> Iterator[Service]:
+    """Put the parts together and take them apart in the end; `failed` is called when one cannot go on.
+
+    Raises SettingInvalid, KafkaRefused (GateFenced: another service owns the releases).
+    """
+    settings, kafka, topics = tables.review, tables.kafka, tables.topics
+    users = load_users(settings.users_file)
+    check_bind(settings, users)
+    rules = Rules.load(tables.gate.rules_file)
+    cluster = look_at_cluster(kafka, [topics.clean, topics.quarantine, topics.audit, topics.verdicts], topics.clean)
+    with ExitStack() as parts:
+        store = parts.enter_context(opened(settings.database_url, settings.second_share))
+        if rebuild:
+            store.forget_projection()
+        metrics = ReviewMetrics()
+        # the transactional id comes first: it ends what a predecessor left open, so that the topics have an end to read to
+        publisher = Publisher(kafka, failed)
+        parts.callback(publisher.stop)
+        ingest = Ingest(kafka, topics, store, metrics, read_clean=settings.read_clean, failed=failed)
+        parts.callback(ingest.stop)
+        records = ingest.catch_up()
+        store.reopen_unpublished()
+        releaser = Releaser(topics, cluster.partition_counts, tables.gate.partitioner)
+        answers = Answers(Deps(settings, store, ingest, publisher, releaser, rules, metrics))
+        pages = Pages(settings, store, answers, Door(settings, store, users), metrics)
+        ingest.start()
+        publisher.start()
+        yield Service(pages.app(), store, ingest, publisher, records)
+
+
+def serve(tables: Any, *, rebuild: bool = False) -> None:
+    """Serve the page until told to stop. Raises SettingInvalid, KafkaRefused."""
+    server: uvicorn.Server | None = None
+
+    def leave() -> None:
+        if server is not None:
+            server.should_exit = True
+
+    with _listener(tables.review.bind, tables.review.port) as listener, service(tables, rebuild=rebuild, failed=leave) as running:
+        if rebuild:
+            print(f"rebuilt from {running.caught_up_records} records and verdicts", file=sys.stderr)  # noqa: T201
+        server = uvicorn.Server(
+            uvicorn.Config(running.app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
+        )
+        host, port = listener.getsockname()[:2]
+        print(f"ready http://{host}:{port}", flush=True)  # noqa: T201
+        server.run(sockets=[listener])
+        for error in (running.ingest.error, running.publisher.error):
+            if error is not None:
+                raise error
+
+
+def _listener(bind: str, port: int) -> socket.socket:
+    """Open the port before anything else, so that a taken one is said at once. Raises SettingInvalid."""
+    listener = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((bind, port))
+    except OSError as error:
+        listener.close()
+        raise SettingInvalid(f"review.port = {port} on {bind} cannot be used: {error.strerror}") from error
+    return listener

@@ -1,0 +1,12 @@
+"use strict";
+document.getElementById("login").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const answer = await fetch("/api/login", {
+    method: "POST",
+    headers: {"Content-Type": "application/json"},
+    body: JSON.stringify({user: form.user.value, password: form.password.value}),
+  });
+  if (answer.ok) location.assign("/");
+  else document.getElementById("said").textContent = (await answer.json()).error;
+});

@@ -1,0 +1,106 @@
+"""Topics read from places that the reader keeps, without joining a group: committed records only, in order per partition.
+
+Enters: topics and where to begin. Leaves: records, and the offsets to keep beside what was made of them.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from foundation.errors import KafkaRefused, TopicMissing
+from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, list_topics, record_of
+from stream.config import KafkaSettings
+from stream.records import Record
+
+log = logging.getLogger("winnow.kafka")
+
+_POLL_RECORDS = 1_000
+
+
+class Tail:
+    """A consumer of whole topics that knows how far it has read and whether that was the end."""
+
+    def __init__(self, settings: KafkaSettings, topics: Sequence[str], start: Mapping[tuple[str, int], int]) -> None:
+        """Begin at `start` (topic, partition -> next offset), elsewhere at the beginning.
+
+        Raises BrokerUnreachable, TopicMissing.
+        """
+        counts = list_topics(AdminClient(base_config(settings), logger=log), settings)
+        for topic in topics:
+            if topic not in counts:
+                raise TopicMissing(f"topic {topic} does not exist on {settings.bootstrap_servers}; `winnow topics` creates it")
+        self.next: dict[tuple[str, int], int] = dict(start)
+        self._open = {(topic, partition) for topic in topics for partition in range(counts[topic])}
+        self._places = frozenset(self._open)
+        self._consumer = Consumer(
+            {
+                **base_config(settings),
+                "group.id": "winnow-reader",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 50,
+            },
+            logger=log,
+        )
+        self._consumer.assign([TopicPartition(*place, self.next.get(place, OFFSET_BEGINNING)) for place in self._places])
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether every partition was read to its end when it was last asked."""
+        return not self._open
+
+    @property
+    def open_places(self) -> list[tuple[str, int]]:
+        """The partitions whose end has not been reached."""
+        return sorted(self._open)
+
+    def poll(self, most: int, timeout_seconds: float) -> list[Record]:
+        """Return up to `most` records that have come, none after the time-out. Raises KafkaRefused."""
+        found = []
+        try:
+            messages = self._consumer.consume(most, timeout_seconds)
+        except KafkaException as error:
+            raise KafkaRefused(f"the topics cannot be read: {error.args[0].str()}") from error
+        for message in messages:
+            refused = message.error()
+            place = (message.topic(), message.partition())
+            if refused is None:
+                found.append(record_of(message))
+                self.next[place] = message.offset() + 1
+                self._open.add(place)
+            elif refused.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                self.next[place] = max(message.offset(), self.next.get(place, 0))
+                self._open.discard(place)
+            elif refused.fatal():
+                raise KafkaRefused(f"{message.topic()} cannot be read: {refused.str()}")
+            else:
+                log.warning("reader error", extra={"code": refused.name(), "detail": refused.str()})
+        return found
+
+    def close(self) -> None:
+        """Let go of the consumer."""
+        self._consumer.close()
+
+
+def read_topic(settings: KafkaSettings, topic: str, limit: int) -> list[Record]:
+    """Return up to `limit` committed records of a topic from its beginning. Raises BrokerUnreachable, TopicMissing."""
+    tail = Tail(settings, [topic], {})
+    found: list[Record] = []
+    heard = time.monotonic()
+    try:
+        while not tail.is_at_end and len(found) < limit:
+            places = len(tail.open_places)
+            came = tail.poll(_POLL_RECORDS, 1.0)
+            found += came
+            if came or len(tail.open_places) < places:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > CALL_TIMEOUT_SECONDS * 3:
+                raise KafkaRefused(f"{topic} cannot be read: nothing comes from {tail.open_places}")
+    finally:
+        tail.close()
+    return found[:limit]
