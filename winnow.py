@@ -141,7 +141,9 @@ def starter(
 
 @app.command()
 def train(
-    base: Annotated[str, typer.Option(help="Starter directory, local model directory or hub name.")],
+    base: Annotated[str | None, typer.Option(help="Starter directory, local model directory or hub name; default train.base.")] = None,
+    cycle: Annotated[bool, typer.Option("--cycle", help="Train once on the verdict topic, publish, promote what is not worse.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Run a cycle whenever enough new verdicts have come, until stopped.")] = False,
     data: Annotated[str | None, typer.Option(help="Labelled FILE or hub:OWNER/NAME; without it the base's own head is published.")] = None,
     unlabelled: Annotated[str | None, typer.Option(help="FILE or topic:NAME for contrastive pairs; default the starter's own.")] = None,
     lora: Annotated[bool, typer.Option("--lora", help="Train a LoRA and the head, not all weights.")] = False,
@@ -167,7 +169,21 @@ def train(
         "eval_steps": eval_steps, "center_rewards": center_rewards, "seed": seed,
         "verdict_words": None if verdict_words is None else tuple(verdict_words.split(",")),
     }  # fmt: skip
-    version = train_and_publish(settings, with_options(settings.train, options), base, data, unlabelled)
+    chosen = with_options(settings.train, options)
+    if cycle or watch:
+        from trainer.cycle import as_fields, run_cycle
+        from trainer.cycle import watch as watch_verdicts
+
+        if watch:
+            watch_verdicts(settings, chosen, base, unlabelled)
+        done = run_cycle(settings, chosen, base, unlabelled)
+        is_better = "promoted" if done.promotion.promoted else "challenger"
+        _result(as_fields(done), f"{done.version.label} {is_better}: {done.promotion.why}")
+        return
+    start = base or chosen.base
+    if start is None:
+        raise typer.BadParameter("give --base, or set train.base", param_hint="--base")
+    version = train_and_publish(settings, chosen, start, data, unlabelled)
     _result(_shown(version), f"{version.label} published, {version.digest}")
 
 

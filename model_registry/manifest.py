@@ -25,13 +25,20 @@ class Calibration(BaseModel):
 
 
 class Threshold(BaseModel):
-    """The p_chosen from which a record is clean, how it was chosen, and whether it is certified."""
+    """The p_chosen from which a record is clean, how it was chosen, and whether it is certified.
+
+    A certificate says: `wrong` of `n` passing audit draws were wrong, so at most alpha are, with confidence 1 - delta.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     p_chosen: float
     chosen_by: str
     certified: bool = False
     reason: str = ""
+    alpha: float | None = None
+    delta: float | None = None
+    n: int | None = None
+    wrong: int | None = None
 
 
 class Fingerprint(BaseModel):
@@ -66,6 +73,7 @@ class Manifest(BaseModel):
     settings: dict[str, Any]
     data_digest: str | None = None
     data_counts: dict[str, int] = {}
+    verdict_offsets: dict[str, int] = {}
     files: dict[str, str]
 
     def to_bytes(self) -> bytes:

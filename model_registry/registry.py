@@ -110,6 +110,15 @@ class Registry:
         version = self.verified(reference)
         return self.point(CHAMPION, str(version.number), "promoted", pinned=False)
 
+    def advance(self, reference: str, over: str | None, why: str) -> bool:
+        """Make a version the champion if that of digest `over` still is and no rollback has pinned it; return whether it is now."""
+        version = self.verified(reference)
+        with self._lock():
+            is_free = not self.is_pinned() and (over is None or self.resolve(CHAMPION).digest == over)
+            if is_free:
+                self._move(CHAMPION, version.number, why, pinned=False)
+        return is_free
+
     def rollback(self, only_from: str | None = None) -> Version:
         """Make the champion before this one the champion again, and pin it until `promote` or `unpin`.
 

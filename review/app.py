@@ -22,11 +22,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from foundation.errors import KafkaRefused, WinnowError
+from foundation.errors import KafkaRefused, ModelRefused, WinnowError
+from model_registry.report import ASSETS
 from review.answers import AnswerInvalid, Answers, RecordUnknown
-from review.auth import COOKIE, LEAD, REVIEWER, Door, NotAllowed, Who
+from review.auth import COOKIE, LEAD, OPERATOR, REVIEWER, Door, NotAllowed, Who
 from review.config import ReviewSettings
 from review.metrics import ReviewMetrics
+from review.models import Models
 from review.publish import Undecided, Unwritable
 from review.store import LeaseLost, Store
 from review.words import LANGUAGES, words_of
@@ -51,6 +53,7 @@ _STATUS: dict[type[WinnowError], int] = {
     RecordUnknown: 404,
     Undecided: 503,
     KafkaRefused: 503,
+    ModelRefused: 409,
 }
 
 Act = Callable[[Who, dict[str, Any], Request], Any]
@@ -59,8 +62,11 @@ Act = Callable[[Who, dict[str, Any], Request], Any]
 class Pages:
     """The routes of one service."""
 
-    def __init__(self, settings: ReviewSettings, store: Store, answers: Answers, door: Door, metrics: ReviewMetrics) -> None:
+    def __init__(
+        self, settings: ReviewSettings, store: Store, answers: Answers, models: Models, door: Door, metrics: ReviewMetrics
+    ) -> None:
         """Take the parts; templates escape everything by default."""
+        self._models = models
         self._settings = settings
         self._store = store
         self._answers = answers
@@ -71,7 +77,7 @@ class Pages:
 
     def app(self) -> Starlette:
         """Return the application."""
-        answers, store = self._answers, self._store
+        answers, store, models = self._answers, self._store, self._models
 
         def decision(request: Request) -> str:
             return str(request.path_params["id"])
@@ -87,12 +93,18 @@ class Pages:
             ("GET", "/api/decisions/{id}/value", REVIEWER, lambda _, __, request: {"text": answers.value(decision(request))}),
             ("GET", "/api/counts", REVIEWER, lambda who, _, __: answers.counts(who)),
             ("GET", "/api/groups", REVIEWER, lambda *_: self._groups()),
+            ("GET", "/api/models", REVIEWER, lambda *_: models.shown()),
+            ("GET", "/api/models/{id}/report", REVIEWER, lambda _, __, request: models.report(decision(request))),
+            ("POST", "/api/models/{id}/promote", OPERATOR, lambda who, _, request: models.promote(who, decision(request))),
+            ("POST", "/api/rollback", OPERATOR, lambda who, *_: models.rollback(who)),
+            ("POST", "/api/unpin", OPERATOR, lambda who, *_: models.unpin(who)),
             ("POST", "/api/bulk", LEAD, lambda who, body, _: answers.bulk(who, body)),
             ("POST", "/api/skips/forget", REVIEWER, lambda who, *_: {"offered_again": store.forget_skips(who.name)}),
         ]
         routes = [Route(path, self._act(role, act), methods=[method]) for method, path, role, act in acts]
         routes += [
             Route("/", self._review),
+            Route("/models", self._models_page),
             Route("/login", self._login_page),
             Route("/api/login", self._log_in, methods=["POST"]),
             Route("/api/logout", self._log_out, methods=["POST"]),
@@ -105,7 +117,8 @@ class Pages:
             # nobody logs in here, so a foreign name that resolves to this address must not be answered (DNS rebinding)
             names = ["127.0.0.1", "localhost", "[::1]", self._settings.bind]
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
-        app = Starlette(routes=[*routes, Mount("/static", StaticFiles(directory=HERE / "static"))], middleware=middleware)
+        files = [Mount("/static/report", StaticFiles(directory=ASSETS)), Mount("/static", StaticFiles(directory=HERE / "static"))]
+        app = Starlette(routes=[*routes, *files], middleware=middleware)
         app.state.answers = answers
         return app
 
@@ -161,6 +174,12 @@ class Pages:
             return RedirectResponse("/login", status_code=303)
         shown = {"who": who.name, "is_lead": who.may(LEAD), "csrf": who.csrf or "", "can_log_out": who.csrf is not None}
         return self._page("review.html", request, **shown, seconds=self._settings.lease_seconds)
+
+    def _models_page(self, request: Request) -> Response:
+        who = self._door.who(request)
+        if who is None:
+            return RedirectResponse("/login", status_code=303)
+        return self._page("models.html", request, who=who.name, may_move=who.may(OPERATOR), csrf=who.csrf or "")
 
     def _login_page(self, request: Request) -> Response:
         if self._door.who(request) is not None:

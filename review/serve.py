@@ -11,11 +11,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from foundation.errors import SettingInvalid
+from model_registry.registry import Registry
 from review.answers import Answers, Deps
 from review.app import Pages
 from review.auth import Door, check_bind, load_users
 from review.ingest import Ingest
 from review.metrics import ReviewMetrics
+from review.models import Models
 from review.publish import Publisher
 from review.store import Store, opened
 from stream.cluster import look_at_cluster
@@ -60,7 +62,8 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
         store.reopen_unpublished()
         releaser = Releaser(topics, cluster.partition_counts, tables.gate.partitioner)
         answers = Answers(Deps(settings, store, ingest, publisher, releaser, rules, metrics))
-        pages = Pages(settings, store, answers, Door(settings, store, users), metrics)
+        models = Models(Registry(tables.registry), store)
+        pages = Pages(settings, store, answers, models, Door(settings, store, users), metrics)
         ingest.start()
         publisher.start()
         yield Service(pages.app(), store, ingest, publisher, records)

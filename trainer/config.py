@@ -45,6 +45,20 @@ class TrainSettings(Table):
     """Share of the unlabelled records that a model without verdicts holds."""
     right_held_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Expected share of the stream's right records that a trained model's threshold may hold, by its own calibrated P."""
+    base: str | None = None
+    """What every retraining starts from: starter directory, local model directory or hub name; unset trains the champion on."""
+    noise: Literal["review", "smooth", "flip", "drop"] = "review"
+    """What happens to verdicts that the others make improbable: left out and named for review, softened, turned round, dropped."""
+    most_weight: Annotated[float, Field(ge=1)] = 4.0
+    """Most that one verdict may count: drawn records count 1/propensity up to this."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """Share of wrong records among those that pass which a certificate rules out."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Probability that a certificate is mistaken."""
+    retrain_verdicts: Annotated[int, Field(ge=1)] = 100
+    """`--watch` trains again after so many new verdicts."""
+    retrain_hours: Annotated[float, Field(gt=0)] = 24.0
+    """`--watch` trains again after so many hours, if there is any new verdict."""
     work_directory: Path | None = None
     """Where training writes while it works; unset means a temporary directory that is removed."""
 

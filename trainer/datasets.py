@@ -21,12 +21,17 @@ TEXT_FIELD = "text"
 
 
 class Labelled(NamedTuple):
-    """A record, as the user's content, and what people said of it; margin = score_chosen - score_rejected."""
+    """A record, as the user's content, and what people said of it; margin = score_chosen - score_rejected.
+
+    weight: how much it counts in training. doubt: probability that the verdict is a mistake, as far as it is softened.
+    """
 
     content: str
     is_right: bool
     score_chosen: float = 1.0
     score_rejected: float = 0.0
+    weight: float = 1.0
+    doubt: float = 0.0
 
     @property
     def margin(self) -> float:

@@ -22,18 +22,21 @@ from trainer.datasets import Labelled
 
 
 class Pair(NamedTuple):
-    """One training example: the two chats as ids, and by how much the first is better."""
+    """One training example: the two chats as ids, by how much the first is better, how much it counts, how doubtful it is."""
 
     chosen_ids: list[int]
     rejected_ids: list[int]
     margin: float
+    weight: float = 1.0
+    doubt: float = 0.0
 
 
 class Encoded(NamedTuple):
-    """A labelled record as ids; what could not be read or is too long is not among them, but counted."""
+    """Labelled records as ids, with their places among those given; what is unreadable or too long is only counted."""
 
     ids: list[list[int]]
     records: list[Labelled]
+    places: list[int]
     unreadable: int
     too_long: int
 
@@ -41,10 +44,12 @@ class Encoded(NamedTuple):
 def encode_labelled(records: Sequence[Labelled], encoder: Encoder, rendering: Rendering) -> Encoded:
     """Read, render and encode labelled records as the gate would."""
     readings = [decode_value(record.content.encode("utf-8", "replace"), "auto") for record in records]
-    readable = [(record, reading) for record, reading in zip(records, readings, strict=True) if isinstance(reading, Content)]
-    ids = encoder.encode([text_of(reading, rendering) for _, reading in readable])
-    kept = [(record, found) for (record, _), found in zip(readable, ids, strict=True) if found is not None]
-    return Encoded([found for _, found in kept], [record for record, _ in kept], len(records) - len(readable), len(readable) - len(kept))
+    readable = [(place, reading) for place, reading in enumerate(readings) if isinstance(reading, Content)]
+    encoded = encoder.encode([text_of(reading, rendering) for _, reading in readable])
+    kept = [(place, ids) for (place, _), ids in zip(readable, encoded, strict=True) if ids is not None]
+    places = [place for place, _ in kept]
+    unreadable, too_long = len(records) - len(readable), len(readable) - len(kept)
+    return Encoded([ids for _, ids in kept], [records[place] for place in places], places, unreadable, too_long)
 
 
 def verdict_pairs(encoded: Encoded, encoder: Encoder) -> list[Pair]:
@@ -52,7 +57,8 @@ def verdict_pairs(encoded: Encoded, encoder: Encoder) -> list[Pair]:
     pairs = []
     for ids, record in zip(encoded.ids, encoded.records, strict=True):
         right, wrong = encoder.chats(ids)
-        pairs.append(Pair(right, wrong, record.margin) if record.is_right else Pair(wrong, right, record.margin))
+        chosen, rejected = (right, wrong) if record.is_right else (wrong, right)
+        pairs.append(Pair(chosen, rejected, record.margin, record.weight, record.doubt))
     return pairs
 
 
@@ -102,9 +108,11 @@ def rendered(contents: Sequence[str], rendering: Rendering) -> list[Rendered]:
 
 
 def as_columns(pairs: Sequence[Pair]) -> dict[str, list[Any]]:
-    """Return the columns that TRL's collator keeps."""
+    """Return the columns that the collator keeps."""
     return {
         "chosen_ids": [pair.chosen_ids for pair in pairs],
         "rejected_ids": [pair.rejected_ids for pair in pairs],
         "margin": [pair.margin for pair in pairs],
+        "weight": [pair.weight for pair in pairs],
+        "doubt": [pair.doubt for pair in pairs],
     }

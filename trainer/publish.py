@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -37,6 +39,7 @@ class Facts(NamedTuple):
     data_digest: str | None = None
     data_counts: dict[str, int] | None = None
     parent: str | None = None
+    verdict_offsets: dict[str, int] | None = None
 
 
 def publish(
@@ -47,16 +50,20 @@ def publish(
     facts: Facts,
     work: Path,
     adapter: Path | None = None,
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Version:
     """Save, check in a fresh process that the rewards come back, publish, and point an alias at it.
 
-    With no champion yet the version becomes champion, else challenger. Raises FingerprintDiffers.
+    With no champion yet the version becomes champion, else challenger. `beside` are texts kept with the weights by
+    file name, such as the training report. Raises FingerprintDiffers.
     """
     prepared = work / "prepared"
     model.save_pretrained(prepared)
     tokenizer.save_pretrained(prepared)
     if adapter is not None:
         adapter.rename(prepared / "adapter")
+    for name, text in beside.items():
+        (prepared / name).write_text(text, encoding="utf-8")
     texts = fingerprint_texts(scorer.encoder, tokenizer)
     rewards = scorer.rewards([ids or [] for ids in scorer.encoder.encode(texts)])
     _check_in_fresh_process(prepared, facts, scorer.encoder.max_length, texts, rewards)
@@ -79,6 +86,7 @@ def publish(
         settings=facts.settings,
         data_digest=facts.data_digest,
         data_counts=facts.data_counts or {},
+        verdict_offsets=facts.verdict_offsets or {},
         files=files_of(prepared),
     )
     version = registry.publish(prepared, manifest)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from pydantic import ValidationError
@@ -23,10 +23,10 @@ from stream.score import Scorer
 from trainer.bases import Base, load_base
 from trainer.calibrate import auroc, cold_threshold, fit, p_of, right_held_threshold
 from trainer.config import TrainSettings
-from trainer.datasets import digest_of_data, is_held_out, read_labelled
+from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
 from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, load_saved, read_unlabelled, rendered, verdict_pairs
 from trainer.publish import Facts, publish
-from trainer.reward import train_reward
+from trainer.reward import Trained, train_reward
 
 RENDERING: Rendering = "fields@1"
 SCORE_TOKENS = 8_192
@@ -49,13 +49,59 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
     """Train on `data`, or take the base's own head without it, and publish. Raises DataRefused, ModelRefused."""
     registry = Registry(tables.registry)
     base = load_base(base_name)
-    words = _words_of(base, settings)
+    words = words_of(base, settings)
     encoder = Encoder(base.tokenizer, words, "chat@1", min(settings.max_length, base.model.config.max_position_embeddings))
-    stream = _unlabelled(base, unlabelled, tables)
-    with _workplace(settings) as work:
+    stream = unlabelled_of(base, unlabelled, tables)
+    with workplace(settings) as work:
         if data is None:
             return _publish_cold(registry, base, encoder, stream, settings, words, work)
         return _publish_trained(registry, base, encoder, stream, settings, words, data, work)
+
+
+class Learned(NamedTuple):
+    """A trained model, and what it makes of the held-out records."""
+
+    trained: Trained
+    scorer: Scorer
+    train_set: Encoded
+    test_set: Encoded
+    contrastive: int
+    d_test: np.ndarray
+    calibration: Calibration
+    metrics: dict[str, float]
+
+    @property
+    def test_is_right(self) -> np.ndarray:
+        """What people said of the held-out records."""
+        return np.array([record.is_right for record in self.test_set.records], dtype=bool)
+
+    def p_of(self, ids: list[list[int]]) -> np.ndarray:
+        """Return the calibrated p_chosen of records."""
+        return p_of(d_of(self.scorer, ids), self.calibration) if ids else np.zeros(0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records there were of each kind."""
+        return _counts(self.train_set, self.test_set, self.contrastive)
+
+
+def learn_from(
+    base: Base, encoder: Encoder, learn: list[Labelled], test: list[Labelled], stream: list[str], settings: TrainSettings, work: Path
+) -> Learned:
+    """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused."""
+    train_set = encode_labelled(learn, encoder, RENDERING)
+    test_set = encode_labelled(test, encoder, RENDERING)
+    free = [record for record in rendered(stream, RENDERING) if not is_held_out(record.text, settings.held_out_share)]
+    contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
+    trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], verdict_pairs(test_set, encoder), settings, work)
+    scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
+    d_test = d_of(scorer, test_set.ids)
+    is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
+    metrics = dict(trained.metrics)
+    area = auroc(d_test[is_right].tolist(), d_test[~is_right].tolist())
+    if area is not None:
+        metrics["auroc"] = round(area, 6)
+    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right), metrics)
 
 
 def _publish_trained(
@@ -70,30 +116,18 @@ def _publish_trained(
 ) -> Version:
     labelled = read_labelled(data, words)
     share = settings.held_out_share
-    test = [record for record in labelled if is_held_out(_text_of(record.content), share)]
-    learn = [record for record in labelled if not is_held_out(_text_of(record.content), share)]
+    test = [record for record in labelled if is_held_out(text_of_content(record.content), share)]
+    learn = [record for record in labelled if not is_held_out(text_of_content(record.content), share)]
     if not learn:
         raise DataRefused(f"{data}: all {len(labelled)} records fall into the held-out part; give more records")
-    train_set = encode_labelled(learn, encoder, RENDERING)
-    test_set = encode_labelled(test, encoder, RENDERING)
-    free = [record for record in rendered(stream, RENDERING) if not is_held_out(record.text, share)]
-    contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
-    trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], verdict_pairs(test_set, encoder), settings, work)
-    scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
-    d_test = _d_of(scorer, test_set.ids)
-    is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
-    calibration = fit(d_test, is_right)
-    ids = _sample_ids(encoder, stream) or train_set.ids
-    threshold = right_held_threshold(p_of(_d_of(scorer, ids), calibration), settings.right_held_share)
-    metrics = dict(trained.metrics)
-    area = auroc(d_test[is_right].tolist(), d_test[~is_right].tolist())
-    if area is not None:
-        metrics["auroc"] = round(area, 6)
+    learned = learn_from(base, encoder, learn, test, stream, settings, work)
+    ids = sample_ids(encoder, stream) or learned.train_set.ids
+    threshold = right_held_threshold(learned.p_of(ids), settings.right_held_share)
     facts = Facts(
-        base.name, settings.method, words, RENDERING, "chat@1", calibration, threshold, metrics,
-        settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(labelled), _counts(train_set, test_set, len(contrast)),
+        base.name, settings.method, words, RENDERING, "chat@1", learned.calibration, threshold, learned.metrics,
+        settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(labelled), learned.counts,
     )  # fmt: skip
-    return publish(registry, trained.model, base.tokenizer, scorer, facts, work, trained.adapter)
+    return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter)
 
 
 def _publish_cold(
@@ -103,11 +137,11 @@ def _publish_cold(
     if not base.has_head:
         raise ModelRefused(f"{base.name} has no trained reward head; give labelled records with --data")
     scorer = Scorer(base.model.eval(), encoder, SCORE_TOKENS)
-    ids = _sample_ids(encoder, stream)
+    ids = sample_ids(encoder, stream)
     if not ids:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
     calibration = Calibration()
-    threshold = cold_threshold(p_of(_d_of(scorer, ids), calibration), settings.cold_hold_share)
+    threshold = cold_threshold(p_of(d_of(scorer, ids), calibration), settings.cold_hold_share)
     facts = Facts(
         base.name, "starter", words, RENDERING, "chat@1", calibration, threshold, {},
         settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(ids)},
@@ -131,11 +165,11 @@ def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, tem
     encoder = Encoder(tokenizer, settings.verdict_words, cast(Encoding, encodings[template]), longest)
     threshold = Threshold(p_chosen=0.5, chosen_by="the middle", reason="imported, no verdicts seen")
     facts = Facts(str(directory.name), "imported", settings.verdict_words, "raw@1", encodings[template], Calibration(), threshold, {}, {})
-    with _workplace(settings) as work:
+    with workplace(settings) as work:
         return publish(Registry(tables.registry), model.eval(), tokenizer, Scorer(model, encoder, SCORE_TOKENS), facts, work)
 
 
-def _words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
+def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
     """Return the words of the settings, which must be those that a starter's head was trained with."""
     said = base.facts.get("verdict_words")
     if said is not None and tuple(cast(list[str], said)) != settings.verdict_words:
@@ -145,24 +179,26 @@ def _words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
     return settings.verdict_words
 
 
-def _unlabelled(base: Base, source: str | None, tables: Any) -> list[str]:
+def unlabelled_of(base: Base, source: str | None, tables: Any) -> list[str]:
+    """Return the unlabelled stream: of FILE or topic:NAME, else what a starter kept beside its model."""
     if source is not None:
         return read_unlabelled(source, tables.kafka, MOST_UNLABELLED)
     return load_saved(base.unlabelled)[:MOST_UNLABELLED] if base.unlabelled is not None and base.unlabelled.is_file() else []
 
 
-def _text_of(content: str) -> str:
+def text_of_content(content: str) -> str:
     """Return what the model reads of a record: the same record in another format is held out or learned from alike."""
     return next((record.text for record in rendered([content], RENDERING)), content)
 
 
-def _sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:
+def sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:
     """Return the ids of an even sample of the stream, as many as a threshold needs."""
     step = max(1, len(stream) // MOST_SCORED)
     return [ids for ids in encoder.encode([r.text for r in rendered(stream[::step], RENDERING)]) if ids is not None]
 
 
-def _d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
+def d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
+    """Return raw d of every record."""
     rewards_B2 = scorer.rewards(ids)
     d: np.ndarray = rewards_B2[:, 0] - rewards_B2[:, 1]
     return d
@@ -180,7 +216,8 @@ def _counts(train_set: Encoded, test_set: Encoded, contrastive: int) -> dict[str
 
 
 @contextmanager
-def _workplace(settings: TrainSettings) -> Iterator[Path]:
+def workplace(settings: TrainSettings) -> Iterator[Path]:
+    """Give a directory to work in that is gone afterwards."""
     if settings.work_directory is not None:
         settings.work_directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="winnow-train-", dir=settings.work_directory) as directory:

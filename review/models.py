@@ -1,0 +1,68 @@
+"""The model page: versions with their reports, where the aliases point and have pointed, promotion and rollback."""
+
+from typing import Any
+
+from model_registry.registry import CHALLENGER, CHAMPION, Registry
+from model_registry.report import read_report
+from review.auth import Who
+from review.store import Store
+
+
+class Models:
+    """What the page shows of the registry, and the two moves that an operator may make."""
+
+    def __init__(self, registry: Registry, store: Store) -> None:
+        """Take the registry, and the store whose trail remembers who moved what."""
+        self._registry = registry
+        self._store = store
+
+    def shown(self) -> dict[str, Any]:
+        """Return versions, the newest first, aliases with their history, and whether a rollback holds the champion."""
+        aliases = self._registry.aliases()
+        versions = [self._version(number, aliases) for number in reversed(self._registry.versions())]
+        moves = [{"alias": name, **move} for name in (CHAMPION, CHALLENGER) if name in aliases for move in self._registry.history(name)]
+        return {
+            "versions": versions,
+            "aliases": aliases,
+            "pinned": self._registry.is_pinned(),
+            "moves": sorted(moves, key=lambda move: str(move["time"]), reverse=True),
+        }
+
+    def report(self, number: str) -> dict[str, Any]:
+        """Return the training report of a version, without the names of doubted records; `report` is None if it has none."""
+        version = self._registry.resolve(number)
+        return {"version": version.label, "report": read_report(version.directory)}
+
+    def promote(self, who: Who, number: str) -> dict[str, Any]:
+        """Make a version the champion."""
+        version = self._registry.promote(number)
+        self._store.note(who.name, "promote", version.label)
+        return {"champion": version.label}
+
+    def rollback(self, who: Who) -> dict[str, Any]:
+        """Make the champion before this one the champion again, and pin it."""
+        version = self._registry.rollback()
+        self._store.note(who.name, "rollback", version.label)
+        return {"champion": version.label}
+
+    def unpin(self, who: Who) -> dict[str, Any]:
+        """Let training promote again."""
+        self._registry.unpin()
+        self._store.note(who.name, "unpin")
+        return {"pinned": False}
+
+    def _version(self, number: int, aliases: dict[str, int]) -> dict[str, Any]:
+        version = self._registry.resolve(str(number))
+        manifest = version.manifest
+        return {
+            "number": number,
+            "version": version.label,
+            "digest": version.digest,
+            "created": manifest.created,
+            "method": manifest.method,
+            "parent": manifest.parent,
+            "threshold": manifest.threshold.model_dump(mode="json"),
+            "metrics": manifest.metrics,
+            "data_counts": manifest.data_counts,
+            "aliases": [name for name, at in aliases.items() if at == number],
+        }

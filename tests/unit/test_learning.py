@@ -1,0 +1,161 @@
+"""Learning honestly: certificates hold in simulated worlds, only what is not worse takes over, mistakes are found."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bench.honesty import World, coverage
+from model_registry.report import Report, as_html
+from stream import wire
+from stream.records import Verdict
+from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
+from trainer.check import check
+from trainer.config import TrainSettings
+from trainer.cycle import sort
+from trainer.datasets import Labelled, is_held_out
+from trainer.evaluate import Judged, auroc_of, compare, may_promote
+from trainer.noise import treat
+from trainer.verdicts import settle
+
+STREAM = np.linspace(0, 1, 1_001)
+
+
+def verdict(decision: int = 0, *, is_right: bool = True, **more: object) -> Verdict:
+    said = {
+        "decision_id": f"t:0:{decision}", "topic_id": "", "is_right": is_right, "reviewer": "mei", "time_ms": 1, "key": None,
+        "value": b"record %d" % decision, "content_type": "text", "p_chosen": 0.5, "threshold": 0.5, "model_digest": None,
+        "reason": "model", "source": "quarantine", "propensity": 1.0, "lottery": None, "blind": False, **more,
+    }  # fmt: skip
+    return Verdict(**said)  # type: ignore[arg-type]
+
+
+def test_299_draws_without_a_wrong_one_certify_one_percent() -> None:
+    assert fewest_draws(0.01, 0.05) == 299
+    assert upper_bound(0, 299, 0.05) <= 0.01 < upper_bound(0, 298, 0.05)
+    found = certify(np.full(299, 0.9), np.zeros(299, dtype=bool), [0.01] * 299, STREAM, 0.01, 0.05)
+    assert found == Certificate(0.01, 0.05, 299, 0, 0.0)
+    refused = certify(np.full(298, 0.9), np.zeros(298, dtype=bool), [0.01] * 298, STREAM, 0.01, 0.05)
+    assert refused == Refused("298 audit draws are too few: 1.00% at 95% needs 299 that pass, without one wrong")
+    assert certify(np.zeros(0), np.zeros(0, dtype=bool), [], STREAM, 0.01, 0.05) == Refused("no audit draws")
+
+
+def test_the_certified_threshold_is_where_the_wrong_begin() -> None:
+    p = np.linspace(0, 1, 2_000)
+    is_wrong = p < 0.1
+    found = certify(p, is_wrong, [0.01] * 2_000, STREAM, 0.01, 0.05)
+    assert isinstance(found, Certificate)
+    assert 0.08 <= found.threshold <= 0.12
+    all_over = np.arange(2_000) % 20 == 0
+    assert isinstance(certify(p, all_over, [0.01] * 2_000, STREAM, 0.01, 0.05), Refused)
+
+
+def test_draws_of_another_rate_are_left_aside() -> None:
+    p, is_wrong = np.full(600, 0.9), np.array([False] * 300 + [True] * 300)
+    found = certify(p, is_wrong, [0.01] * 300 + [0.5] * 300, STREAM, 0.01, 0.05)
+    assert isinstance(found, Certificate)
+    assert found.n == 300
+
+
+def test_a_miss_rate_is_weighted_by_how_likely_each_draw_was() -> None:
+    passes, is_wrong = np.ones(100, dtype=bool), np.arange(100) < 10
+    assert wrong_passed(passes, is_wrong, np.full(100, 0.1)) == pytest.approx((0.1, 0.049, 0.176), abs=1e-3)
+    weighted = wrong_passed(passes, is_wrong, np.where(is_wrong, 0.5, 0.1))
+    assert weighted is not None
+    assert weighted[0] == pytest.approx(20 / 920)
+    assert wrong_passed(~passes, is_wrong, np.ones(100)) is None
+
+
+def test_bounds_hold_in_simulated_worlds() -> None:
+    found = coverage(World(audits=1_000, wrong=0.004), worlds=150, seed=1, alpha=0.01, delta=0.05)
+    assert found.holds >= 0.93
+    assert found.interval_covers >= 0.91
+    rare = coverage(World(audits=1_000, wrong=0.002, separation=0.0), worlds=100, seed=2, alpha=0.01, delta=0.05)
+    assert rare.certified >= 0.8
+
+
+def test_only_what_is_not_worse_takes_over() -> None:
+    random = np.random.default_rng(0)
+    is_right = np.arange(400) % 4 != 0
+    good = random.normal(size=400) + 3 * is_right
+    bad = random.normal(size=400) + 0.5 * is_right
+
+    def judged(d: np.ndarray) -> Judged:
+        return Judged(d, 1 / (1 + np.exp(-d)), 0.6)
+
+    better = compare(judged(good), judged(bad), is_right, 0)
+    assert better is not None
+    assert better.auroc == pytest.approx(auroc_of(good, is_right))
+    assert better.auroc_low > 0
+    assert may_promote(better, is_pinned=False).promoted
+    assert "pinned" in may_promote(better, is_pinned=True).why
+    worse = may_promote(compare(judged(bad), judged(good), is_right, 0), is_pinned=False)
+    assert not worse.promoted
+    assert "may be worse" in worse.why
+    assert may_promote(compare(judged(good), judged(good), is_right, 0), is_pinned=False).promoted
+    lenient = compare(judged(good), judged(good)._replace(threshold=0.95), is_right, 0)
+    assert "holds fewer wrong records" in may_promote(lenient, is_pinned=False).why
+    few = compare(judged(good[:20]), judged(bad[:20]), is_right[:20], 0)
+    assert "cannot be compared" in may_promote(few, is_pinned=False).why
+
+
+def test_the_check_says_what_is_odd() -> None:
+    two = check(["a", "b"] * 10_000, [True, False] * 10_000, [False] * 20_000)
+    assert [(f.name, f.is_error) for f in two] == [("duplicates", False), ("diversity", True)]
+    assert "say only 2 different things" in two[1].sentence
+    texts = [f"record {n}" for n in range(100)]
+    assert check(texts, [n % 3 > 0 for n in range(100)], [False] * 100) == []
+    said = check([*texts, "record 1"], [True] * 100 + [False], [False] * 101)
+    assert {f.name for f in said} == {"duplicates", "contradictions", "balance"}
+    assert [f.name for f in check([*texts, "record 1"], [n % 2 == 0 for n in range(101)], [False] * 100 + [True])][-1] == "leakage"
+
+
+def test_suspects_are_left_out_softened_or_turned_round() -> None:
+    records = [Labelled(str(n), True) for n in range(4)]
+    probability = np.array([0.9, 0.01, 0.1, 0.8])
+    assert treat(records, probability, "review").suspects == [1, 2]
+    assert [r.content for r in treat(records, probability, "drop").records] == ["0", "3"]
+    assert [r.is_right for r in treat(records, probability, "flip").records] == [True, False, True, True]
+    assert [r.doubt for r in treat(records, probability, "smooth").records] == [0.0, 0.495, 0.45, 0.0]
+    assert treat(records, None, "drop").records == records
+
+
+def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
+    audit = {"source": "audit", "propensity": 0.01, "lottery": "flat", "blind": True}
+    said = [
+        verdict(0), verdict(0, is_right=False, reviewer="li"),
+        verdict(1, is_right=False, correction=b"better"),
+        verdict(2, is_right=False, **audit),
+        verdict(3, is_right=False, source="audit", propensity=0.05, lottery="extra"),
+        verdict(4, is_right=False, source="audit", propensity=0.5, lottery="extra"),
+        verdict(4, is_right=False, source="audit", propensity=0.5, lottery="extra", reviewer="li"),
+    ]  # fmt: skip
+    settled = {each.decision_id: each for each in settle(said)}
+    assert (settled["t:0:0"].is_right, settled["t:0:0"].reviewers) == (False, 2)
+    assert settled["t:0:2"].is_flat
+    assert [name for name, each in settled.items() if each.is_pending] == ["t:0:2", "t:0:3"]
+    found = sort(list(settled.values()), TrainSettings())
+    assert [each.decision_id for each in found.flat] == ["t:0:2"]
+    contents = {r.content: (r.is_right, r.weight) for r in [*found.learn, *found.hold_out]}
+    assert contents == {"record 0": (False, 1.0), "record 1": (False, 1.0), "better": (True, 1.0), "record 4": (False, 2.0)}
+    assert all(is_held_out(r.content, 0.2) for r in found.hold_out)
+    assert len(found.learn) == len(found.learn_ids)
+
+
+def test_a_verdict_event_comes_back_as_it_went() -> None:
+    whole = verdict(7, is_right=False, key=b"\x00k", correction="更正".encode(), kind="phone", field="tel", note="备注")
+    assert wire.read_verdict(wire.verdict_event(whole)) == whole
+    event = json.loads(wire.verdict_event(whole))
+    assert wire.read_verdict(json.dumps({**event, "later": 1}).encode()) == whole
+    for bad in (b"", b"[]", b"{", json.dumps({**event, "v": 2}).encode(), json.dumps({**event, "value_b64": "?"}).encode(), None):
+        assert wire.read_verdict(bad) is None
+
+
+def test_a_report_is_one_file_whose_figures_cannot_end_its_script() -> None:
+    report = Report(
+        [(1, 0.7)], [0.5], [True], None, 0.5, None, [], [], [], None, "</script><b>", None, None, [], [], {"train": 1}, "sha256:0"
+    )
+    html = as_html(report, "<winnow>")
+    assert html.count("</script>") == 2
+    assert "&lt;winnow&gt;" in html
+    assert "http" not in html.replace("http://www.w3.org/2000/svg", "")

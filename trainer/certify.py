@@ -1,0 +1,100 @@
+"""How many wrong records pass: estimates from the flat lottery, and thresholds with a guarantee.
+
+A threshold is certified when an exact binomial bound (Clopper and Pearson 1934) on the wrong among the passing flat
+draws, none of which any training has seen, is at most α with confidence 1-δ. The grid is fixed before any verdict is
+looked at and tested from its strictest end until the first failure, so many tests cost no confidence (fixed-sequence
+testing, Maurer et al. 1995; as in Angelopoulos et al., "Learn then Test", arXiv 2110.01052).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import beta
+
+HOLD_SHARES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02, 0.01, 0.0)
+"""The grid: thresholds that hold these shares of the unlabelled stream."""
+ROOM = 0.8
+"""Share of the draws that should pass the first threshold that is tested."""
+
+
+class Certificate(NamedTuple):
+    """At most α of what passes is wrong, with confidence 1-δ: `wrong` of `n` passing flat draws were."""
+
+    alpha: float
+    delta: float
+    n: int
+    wrong: int
+    threshold: float
+
+
+class Refused(NamedTuple):
+    """Why there is no certificate."""
+
+    reason: str
+
+
+def upper_bound(wrong: int, n: int, delta: float) -> float:
+    """Return the exact upper bound at confidence 1-δ on the share of which `wrong` of `n` were drawn."""
+    return 1.0 if wrong >= n else float(beta.ppf(1 - delta, wrong + 1, n - wrong))
+
+
+def fewest_draws(alpha: float, delta: float, wrong: int = 0) -> int:
+    """Return how many draws certify α when `wrong` of them are wrong: 299 without one at 1 % and 95 %."""
+    n = max(1, math.ceil(math.log(delta) / math.log(1 - alpha)))
+    while upper_bound(wrong, n, delta) > alpha:
+        n += 1
+    return n
+
+
+def certify(
+    p_flat: np.ndarray, is_wrong: np.ndarray, propensity: Sequence[float], p_stream: np.ndarray, alpha: float, delta: float
+) -> Certificate | Refused:
+    """Return the certificate of the least strict threshold that holds, or why there is none.
+
+    p_flat, is_wrong, propensity: the flat draws under the model to be certified; p_stream: unlabelled records, which
+    place the grid. Draws of another rate than the most frequent one are left aside: a bound needs equal chances.
+    """
+    if not len(p_flat):
+        return Refused("no audit draws")
+    rates, counts = np.unique(np.round(propensity, 6), return_counts=True)
+    same = np.round(propensity, 6) == rates[int(np.argmax(counts))]
+    p_flat, is_wrong = p_flat[same], is_wrong[same]
+    needed = fewest_draws(alpha, delta)
+    # the first test must survive as many wrong ones as there are draws for: it is failed by bad luck otherwise
+    bearable = [fewest_draws(alpha, delta, wrong) for wrong in (3, 2, 1)]
+    comfortable = next((draws for draws in bearable if draws <= ROOM * len(p_flat)), needed)
+    grid = sorted({round(float(np.quantile(p_stream, share)), 6) for share in HOLD_SHARES}, reverse=True) if len(p_stream) else [0.0]
+    best: Certificate | None = None
+    for threshold in grid:
+        passes = p_flat >= threshold
+        n, wrong = int(passes.sum()), int((is_wrong & passes).sum())
+        # which thresholds are tested depends on the number of draws alone, never on their verdicts
+        if n < comfortable:
+            continue
+        if upper_bound(wrong, n, delta) > alpha:
+            return best or Refused(f"{wrong} of {n} passing audit draws were wrong: more than {alpha:.2%} cannot be ruled out")
+        best = Certificate(alpha, delta, n, wrong, threshold)
+    return best or Refused(
+        f"{len(p_flat)} audit draws are too few: {alpha:.2%} at {1 - delta:.0%} needs {needed} that pass, without one wrong"
+    )
+
+
+def wrong_passed(
+    passes: np.ndarray, is_wrong: np.ndarray, propensity: np.ndarray, confidence: float = 0.95
+) -> tuple[float, float, float] | None:
+    """Return (estimate, low, high) of the share of wrong records among those that pass; None without draws.
+
+    A Hájek estimate (weights 1/propensity) with the exact interval of as many equal draws as its weights are worth.
+    """
+    if not passes.any():
+        return None
+    weights = 1 / propensity[passes]
+    share = float((weights * is_wrong[passes]).sum() / weights.sum())
+    worth = float(weights.sum() ** 2 / (weights**2).sum())
+    count = share * worth
+    tail = (1 - confidence) / 2
+    low = 0.0 if count <= 0 else float(beta.ppf(tail, count, worth - count + 1))
+    high = 1.0 if count >= worth else float(beta.ppf(1 - tail, count + 1, worth - count))
+    return share, low, high

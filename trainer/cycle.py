@@ -1,0 +1,312 @@
+"""One retraining, from the verdict topic to a promotion; `--watch` does it again when enough has been answered.
+
+Steps, top to bottom: freeze a snapshot, settle it, keep the flat draws apart, check, look for mistakes, train, compare with
+the champion on the same held-out records, certify a threshold, publish as challenger, promote what is not worse. Nothing
+is visible to a gate before the version is whole, so a crash anywhere leaves the old champion and no trace.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from foundation.errors import DataRefused, ModelRefused
+from model_registry.manifest import Threshold
+from model_registry.registry import CHAMPION, Registry, Version
+from model_registry.report import REPORT_HTML, REPORT_JSON, Report, as_html
+from stream.encode import Encoder
+from stream.live_model import load_scorer, pick_device
+from stream.render import Rendering
+from trainer.bases import Base, load_base
+from trainer.calibrate import p_of, right_held_threshold
+from trainer.certify import Certificate, Refused, certify, wrong_passed
+from trainer.check import Finding, check
+from trainer.config import TrainSettings
+from trainer.datasets import Labelled, digest_of_data, is_held_out
+from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
+from trainer.noise import Doubted, probability_of_verdicts, treat
+from trainer.pairs import encode_labelled
+from trainer.publish import Facts, publish
+from trainer.train import (
+    RENDERING,
+    SCORE_TOKENS,
+    Learned,
+    d_of,
+    learn_from,
+    sample_ids,
+    text_of_content,
+    unlabelled_of,
+    words_of,
+    workplace,
+)
+from trainer.verdicts import Settled, Snapshot, read_snapshot, settle
+
+log = logging.getLogger("winnow.train")
+
+WATCH_SECONDS = 10.0
+
+
+class Sorted(NamedTuple):
+    """Settled verdicts by what they are for: to learn from, the fixed hold-out, and the flat draws that no training sees."""
+
+    learn: list[Labelled]
+    learn_ids: list[str]
+    hold_out: list[Labelled]
+    flat: list[Settled]
+
+
+class Cycle(NamedTuple):
+    """What a cycle has come to."""
+
+    version: Version
+    promotion: Promotion
+    findings: list[Finding]
+    certificate: Certificate | Refused
+    comparison: Comparison | None
+
+
+def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> Cycle:
+    """Train once on all verdicts there are, publish, and promote what is not worse. Raises DataRefused, ModelRefused."""
+    registry = Registry(tables.registry)
+    champion = registry.verified(CHAMPION) if CHAMPION in registry.aliases() else None
+    base = _base_of(base_name or settings.base, champion)
+    words = words_of(base, settings)
+    longest = min(settings.max_length, base.model.config.max_position_embeddings)
+    encoder = Encoder(base.tokenizer, words, "chat@1", longest)
+    stream = unlabelled_of(base, unlabelled, tables)
+    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
+    sorted_ = sort(settle(snapshot.verdicts), settings)
+    if not sorted_.learn:
+        raise DataRefused(f"{tables.topics.verdicts} holds no verdict to learn from ({len(sorted_.flat)} are kept for the certificate)")
+    findings = _checked(sorted_)
+    doubted = _doubted(base, encoder, sorted_, settings)
+    flat = [Labelled(each.content, each.is_right) for each in sorted_.flat]
+    with workplace(settings) as work:
+        learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
+        p_stream = learned.p_of(sample_ids(encoder, stream) or learned.train_set.ids)
+        certificate = _certificate(learned, sorted_.flat, p_stream, settings)
+        threshold = _threshold(certificate, p_stream, settings)
+        judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
+        before = _judged_by(champion, learned.test_set.records, tables.gate.device) if champion is not None else None
+        comparison = compare(judged, before, learned.test_is_right, settings.seed) if before is not None else None
+        report = _report(learned, judged, before, p_stream, certificate, comparison, findings, sorted_, doubted, snapshot)
+        version = _publish(registry, base, learned, threshold, settings, words, snapshot, champion, report, work)
+    promotion = _promote(registry, version, champion, comparison)
+    return Cycle(version, promotion, findings, certificate, comparison)
+
+
+def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
+    """Part the verdicts: flat draws for certificates, a fifth by the hash of its text for the hold-out, the rest to learn from.
+
+    A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet.
+    """
+    found = Sorted([], [], [], [])
+    for each in settled:
+        if each.is_flat:
+            found.flat.append(each)
+            continue
+        if each.is_pending:
+            continue
+        weight = min(settings.most_weight, 1 / each.propensity) if each.propensity > 0 else 1.0
+        records = [Labelled(each.content, each.is_right, weight=round(weight, 6))]
+        if each.correction is not None:
+            records.append(Labelled(each.correction, True))
+        for record in records:
+            if is_held_out(text_of_content(record.content), settings.held_out_share):
+                found.hold_out.append(record)
+            else:
+                found.learn.append(record)
+                found.learn_ids.append(each.decision_id)
+    return found
+
+
+def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> None:
+    """Run a cycle whenever `train.retrain_verdicts` new verdicts have come, or `train.retrain_hours` after the last one."""
+    registry = Registry(tables.registry)
+    last = time.monotonic()
+    while True:
+        new = new_verdicts(registry, tables)
+        is_due = new >= settings.retrain_verdicts or (new > 0 and time.monotonic() - last > settings.retrain_hours * 3600)
+        if not is_due:
+            time.sleep(WATCH_SECONDS)
+            continue
+        last = time.monotonic()
+        try:
+            say(run_cycle(tables, settings, base_name, unlabelled))
+        except (DataRefused, ModelRefused) as error:
+            log.error("the cycle gave nothing", extra={"detail": str(error)})  # noqa: TRY400
+            time.sleep(WATCH_SECONDS)
+
+
+def new_verdicts(registry: Registry, tables: Any) -> int:
+    """Return how many decisions have verdicts behind the offsets of the newest version that was trained on verdicts."""
+    since: dict[str, int] = {}
+    for number in reversed(registry.versions()):
+        since = registry.resolve(str(number)).manifest.verdict_offsets
+        if since:
+            break
+    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, since={int(partition): after for partition, after in since.items()})
+    return len({verdict.decision_id for verdict in snapshot.verdicts})
+
+
+def say(cycle: Cycle) -> None:
+    """Print what a cycle has come to as one JSON line."""
+    print(json.dumps(as_fields(cycle), ensure_ascii=False), flush=True)  # noqa: T201
+
+
+def as_fields(cycle: Cycle) -> dict[str, object]:
+    """Return a cycle's outcome as plain values."""
+    is_certified = isinstance(cycle.certificate, Certificate)
+    return {
+        "version": cycle.version.label,
+        "digest": cycle.version.digest,
+        "promoted": cycle.promotion.promoted,
+        "why": cycle.promotion.why,
+        "metrics": cycle.version.manifest.metrics,
+        "data_counts": cycle.version.manifest.data_counts,
+        "certificate": cycle.certificate._asdict() if is_certified else None,
+        "certificate_reason": None if is_certified else cast(Refused, cycle.certificate).reason,
+        "findings": [finding.sentence for finding in cycle.findings],
+    }
+
+
+def _base_of(name: str | None, champion: Version | None) -> Base:
+    if name is not None:
+        return load_base(name)
+    if champion is None:
+        raise ModelRefused("there is no champion to train on; set train.base or give --base")
+    return load_base(str(champion.directory))._replace(name=champion.label)
+
+
+def _checked(sorted_: Sorted) -> list[Finding]:
+    """Say what is odd about the verdicts; raise DataRefused where training on them would teach nothing or cheat."""
+    records = [*sorted_.learn, *sorted_.hold_out]
+    texts = [text_of_content(record.content) for record in records]
+    findings = check(texts, [record.is_right for record in records], [False] * len(sorted_.learn) + [True] * len(sorted_.hold_out))
+    for finding in findings:
+        print(f"{finding.name}: {finding.sentence}", file=sys.stderr)  # noqa: T201
+    refused = next((finding for finding in findings if finding.is_error), None)
+    if refused is not None:
+        raise DataRefused(refused.sentence)
+    return findings
+
+
+def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSettings) -> Doubted:
+    """Look for verdicts that are probably mistakes, with a base that knows something of the stream."""
+    encoded = encode_labelled(sorted_.learn, encoder, RENDERING)
+    is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
+    model = cast(PreTrainedModel, base.model.eval())
+    probability = probability_of_verdicts(model, encoder, encoded.ids, is_right, settings.seed) if base.has_head else None
+    doubted = treat(encoded.records, probability, settings.noise)
+    doubted = doubted._replace(suspects=[encoded.places[place] for place in doubted.suspects])
+    if doubted.suspects:
+        count = len(doubted.suspects)
+        print(f"noise: {count} of {len(encoded.records)} verdicts are doubtful ({settings.noise})", file=sys.stderr)  # noqa: T201
+    return doubted
+
+
+def _certificate(learned: Learned, flat: Sequence[Settled], p_stream: np.ndarray, settings: TrainSettings) -> Certificate | Refused:
+    """Certify on the flat draws; one that cannot be read by the model is left out, as the gate would hold it."""
+    encoded = encode_labelled([Labelled(each.content, each.is_right) for each in flat], learned.scorer.encoder, RENDERING)
+    if len(encoded.ids) < len(flat):
+        return Refused(f"{len(flat) - len(encoded.ids)} audit draws cannot be read by this model")
+    is_wrong = np.array([not each.is_right for each in flat], dtype=bool)
+    return certify(learned.p_of(encoded.ids), is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta)
+
+
+def _threshold(certificate: Certificate | Refused, p_stream: np.ndarray, settings: TrainSettings) -> Threshold:
+    if isinstance(certificate, Refused):
+        return right_held_threshold(p_stream, settings.right_held_share).model_copy(update={"reason": certificate.reason})
+    return Threshold(
+        p_chosen=certificate.threshold,
+        chosen_by=f"the least strict of the grid with at most {certificate.alpha:.2%} wrong among the passing",
+        certified=True,
+        **{name: value for name, value in certificate._asdict().items() if name != "threshold"},
+    )
+
+
+def _judged_by(version: Version, records: Sequence[Labelled], device: str) -> Judged:
+    """Return what the champion makes of the held-out records, read as it reads them."""
+    manifest = version.manifest
+    scorer = load_scorer(version, pick_device(device), SCORE_TOKENS)
+    encoded = encode_labelled(records, scorer.encoder, cast(Rendering, manifest.rendering))
+    if len(encoded.ids) < len(records):
+        raise ModelRefused(f"{version.label} cannot read {len(records) - len(encoded.ids)} held-out records, so it cannot be compared")
+    d = d_of(scorer, encoded.ids)
+    return Judged(d, p_of(d, manifest.calibration), manifest.threshold.p_chosen)
+
+
+def _report(
+    learned: Learned,
+    judged: Judged,
+    before: Judged | None,
+    p_stream: np.ndarray,
+    certificate: Certificate | Refused,
+    comparison: Comparison | None,
+    findings: Sequence[Finding],
+    sorted_: Sorted,
+    doubted: Doubted,
+    snapshot: Snapshot,
+) -> Report:
+    flat_places = slice(len(learned.test_set.records) - len(sorted_.flat), None)
+    p_flat, wrong_flat = judged.p_chosen[flat_places], ~learned.test_is_right[flat_places]
+    missed = None
+    if len(p_flat):
+        missed = wrong_passed(p_flat >= judged.threshold, wrong_flat, np.array([each.propensity for each in sorted_.flat]))
+    return Report(
+        losses=learned.trained.losses,
+        p_test=judged.p_chosen.round(6).tolist(),
+        is_right=learned.test_is_right.tolist(),
+        p_before=None if before is None else before.p_chosen.round(6).tolist(),
+        threshold=judged.threshold,
+        threshold_before=None if before is None else before.threshold,
+        p_stream=np.quantile(p_stream, np.linspace(0, 1, 201)).round(6).tolist() if len(p_stream) else [],
+        p_flat=p_flat.round(6).tolist(),
+        flat_is_wrong=wrong_flat.tolist(),
+        certificate=certificate._asdict() if isinstance(certificate, Certificate) else None,
+        certificate_reason=certificate.reason if isinstance(certificate, Refused) else None,
+        wrong_passed=missed,
+        comparison=None if comparison is None else comparison._asdict(),
+        findings=[finding.sentence for finding in findings],
+        suspects=[sorted_.learn_ids[place] for place in doubted.suspects],
+        counts=learned.counts,
+        snapshot=snapshot.digest,
+    )
+
+
+def _publish(
+    registry: Registry,
+    base: Base,
+    learned: Learned,
+    threshold: Threshold,
+    settings: TrainSettings,
+    words: tuple[str, str],
+    snapshot: Snapshot,
+    champion: Version | None,
+    report: Report,
+    work: Path,
+) -> Version:
+    records = [*learned.train_set.records, *learned.test_set.records]
+    facts = Facts(
+        base.name, settings.method, words, RENDERING, "chat@1", learned.calibration, threshold, learned.metrics,
+        settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(records),
+        {**learned.counts, "flat": len(report.p_flat), "suspects": len(report.suspects)},
+        None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},
+    )  # fmt: skip
+    beside = {REPORT_JSON: json.dumps(report._asdict(), ensure_ascii=False), REPORT_HTML: as_html(report, registry.name)}
+    return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
+
+
+def _promote(registry: Registry, version: Version, champion: Version | None, comparison: Comparison | None) -> Promotion:
+    if champion is None:
+        return Promotion(True, "the first version")
+    promotion = may_promote(comparison, is_pinned=registry.is_pinned())
+    if promotion.promoted and not registry.advance(str(version.number), champion.digest, promotion.why):
+        return Promotion(False, "another version became champion, or was pinned, while this one was trained")
+    return promotion

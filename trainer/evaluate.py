@@ -1,0 +1,91 @@
+"""A new model beside the champion on the same held-out records: figures, and whether it may take over."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+RESAMPLES = 1_000
+WORSE_AUROC = 0.005
+FEWEST_OF_A_CLASS = 10
+
+
+class Judged(NamedTuple):
+    """One model on the held-out records: raw d, p_chosen, and its threshold."""
+
+    d: np.ndarray
+    p_chosen: np.ndarray
+    threshold: float
+
+
+class Comparison(NamedTuple):
+    """Candidate minus champion with 95 % paired-bootstrap intervals; recall is the share of wrong records that is held."""
+
+    auroc_champion: float
+    auroc: float
+    auroc_low: float
+    auroc_high: float
+    recall_champion: float
+    recall: float
+    recall_low: float
+    recall_high: float
+
+
+class Promotion(NamedTuple):
+    """Whether the candidate becomes champion, and why."""
+
+    promoted: bool
+    why: str
+
+
+def auroc_of(d: np.ndarray, is_right: np.ndarray) -> float:
+    """Return how often a right record has the larger d; both kinds must be there."""
+    ranks = rankdata(d)
+    right = int(is_right.sum())
+    return float((ranks[is_right].sum() - right * (right + 1) / 2) / (right * (len(d) - right)))
+
+
+def recall_of(judged: Judged, is_right: np.ndarray) -> float:
+    """Return the share of wrong records that the model holds."""
+    return float((judged.p_chosen[~is_right] < judged.threshold).mean())
+
+
+def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, seed: int) -> Comparison | None:
+    """Compare both models on the same records; None where there are too few of a kind."""
+    if min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_A_CLASS:
+        return None
+    random = np.random.default_rng(seed)
+    right, wrong = np.flatnonzero(is_right), np.flatnonzero(~is_right)
+    differences = np.empty((RESAMPLES, 2))
+    for n in range(RESAMPLES):
+        # both kinds are drawn for themselves, so no resample lacks one
+        drawn = np.concatenate([random.choice(right, len(right)), random.choice(wrong, len(wrong))])
+        truth = is_right[drawn]
+        pairs = [Judged(each.d[drawn], each.p_chosen[drawn], each.threshold) for each in (candidate, champion)]
+        differences[n] = (
+            auroc_of(pairs[0].d, truth) - auroc_of(pairs[1].d, truth),
+            recall_of(pairs[0], truth) - recall_of(pairs[1], truth),
+        )
+    low, high = np.quantile(differences, [0.025, 0.975], axis=0)
+    return Comparison(
+        auroc_of(champion.d, is_right), auroc_of(candidate.d, is_right), float(low[0]), float(high[0]),
+        recall_of(champion, is_right), recall_of(candidate, is_right), float(low[1]), float(high[1]),
+    )  # fmt: skip
+
+
+def may_promote(comparison: Comparison | None, *, is_pinned: bool) -> Promotion:
+    """Return whether the candidate is not worse: ΔAUROC above -0.005 at 95 %, recall not lower beyond noise."""
+    if is_pinned:
+        return Promotion(False, "the champion is pinned by a rollback; `winnow registry promote` or `unpin` lifts it")
+    if comparison is None:
+        return Promotion(False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records, so the two cannot be compared")
+    said = f"AUROC {comparison.auroc:.4f}, champion {comparison.auroc_champion:.4f}, difference at least {comparison.auroc_low:+.4f}"
+    if comparison.auroc_low <= -WORSE_AUROC:
+        return Promotion(False, f"it may be worse: {said}, the limit is -{WORSE_AUROC}")
+    if comparison.recall_high < 0:
+        return Promotion(
+            False,
+            f"it holds fewer wrong records: {comparison.recall:.3f} instead of {comparison.recall_champion:.3f}, "
+            f"difference at most {comparison.recall_high:+.3f}",
+        )
+    return Promotion(True, f"not worse: {said}")

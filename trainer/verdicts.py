@@ -1,0 +1,111 @@
+"""The verdict topic -> a frozen snapshot -> one settled answer a decision.
+
+A snapshot is named by the offsets it was read to and a digest of what was read, so that a training can be repeated from
+its manifest. The last event of a decision counts; a `wrong` on an audit that one person alone has seen is pending.
+"""
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from foundation.errors import KafkaRefused
+from stream import wire
+from stream.config import KafkaSettings
+from stream.records import Verdict
+from stream.tail import Tail
+
+FLAT = "flat"
+_SILENCE_SECONDS = 30.0
+_POLL_RECORDS = 2_000
+
+
+class Snapshot(NamedTuple):
+    """The verdicts of a topic up to `offsets` (partition -> next), in order per partition."""
+
+    verdicts: list[Verdict]
+    offsets: dict[int, int]
+    digest: str
+    unreadable: int
+
+
+class Settled(NamedTuple):
+    """What people have come to say of one decision; `correction` is a right record that takes its place."""
+
+    decision_id: str
+    content: str
+    is_right: bool
+    source: str
+    lottery: str | None
+    propensity: float
+    reviewers: int
+    time_ms: int
+    correction: str | None
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the flat lottery drew it: kept from training, because certificates are made from these."""
+        return self.lottery == FLAT
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is a `wrong` on an audit that still needs a second look."""
+        return self.source == "audit" and not self.is_right and self.reviewers < 2  # noqa: PLR2004
+
+
+def read_snapshot(
+    kafka: KafkaSettings, topic: str, until: Mapping[int, int] | None = None, since: Mapping[int, int] = MappingProxyType({})
+) -> Snapshot:
+    """Read the topic to its present end, or to the offsets of an earlier snapshot; `since` leaves out what lies before.
+
+    Raises KafkaRefused, TopicMissing.
+    """
+    tail = Tail(kafka, [topic], {(topic, partition): after for partition, after in since.items()})
+    found: dict[tuple[int, int], bytes | None] = {}
+    heard = time.monotonic()
+    try:
+        while not tail.is_at_end:
+            came, places = tail.poll(_POLL_RECORDS, 1.0), len(tail.open_places)
+            found |= {(record.partition, record.offset): record.value for record in came}
+            if came or len(tail.open_places) < places:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _SILENCE_SECONDS:
+                raise KafkaRefused(f"nothing comes from {tail.open_places}; is a transaction left open there?")
+        offsets = {partition: after for (_, partition), after in tail.next.items()}
+    finally:
+        tail.close()
+    if until is not None:
+        offsets = dict(until)
+        found = {place: value for place, value in found.items() if place[1] < offsets.get(place[0], 0)}
+    total = hashlib.sha256()
+    verdicts = []
+    for place in sorted(found):
+        value = found[place]
+        total.update(f"{place[0]}:{place[1]}:{len(value or b'')}:".encode() + (value or b""))
+        verdicts.append(wire.read_verdict(value))
+    readable = [verdict for verdict in verdicts if verdict is not None]
+    return Snapshot(readable, offsets, f"sha256:{total.hexdigest()}", len(verdicts) - len(readable))
+
+
+def settle(verdicts: Sequence[Verdict]) -> list[Settled]:
+    """Return one answer a decision, by decision id; the events of a decision are given in their order."""
+    said: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        said.setdefault(verdict.decision_id, []).append(verdict)
+    return [_settled(events) for _, events in sorted(said.items())]
+
+
+def _settled(events: list[Verdict]) -> Settled:
+    last = events[-1]
+    return Settled(
+        last.decision_id,
+        last.value.decode("utf-8", "replace"),
+        last.is_right,
+        last.source,
+        last.lottery,
+        last.propensity,
+        len({event.reviewer for event in events}),
+        last.time_ms,
+        None if last.correction is None else last.correction.decode("utf-8", "replace"),
+    )
