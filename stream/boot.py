@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stream.live_model import LiveModel
 
 MIN_KEY_BYTES = 16
+_COLLECT_EVERY = (200_000, 20, 50)
 
 
 def run_gate(
@@ -87,7 +88,9 @@ def run_with_model(
         open_parts.callback(follower.stop)
         router = Router(topics, cluster.partition_counts, gate.partitioner, gate.observe_audit if gate.mode == "observe" else None)
         running = Gate(source, sink, service, follower, router, metrics, health, gate, step)
+        # what lives now lives for ever; batches die young and in no cycles, so the collector need not look at every 700 objects
         gc.freeze()
+        gc.set_threshold(*_COLLECT_EVERY)
         follower.start()
         running.run(stop, until_idle_seconds)
 

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from demo.ledger import messages
 from foundation.errors import SettingInvalid
+from model_registry.config import RegistrySettings
 from review.auth import NotAllowed, Who, add_user
 from review.config import ReviewSettings
 from review.serve import Service, service
@@ -53,9 +54,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def tables(kafka: KafkaSettings, topics: TopicSettings, database_url: str) -> SimpleNamespace:
+def tables(kafka: KafkaSettings, topics: TopicSettings, database_url: str, tmp_path: Path) -> SimpleNamespace:
     review = ReviewSettings(database_url=database_url, second_share=0.0, lease_seconds=60)
-    return SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), review=review)
+    registry = RegistrySettings(url=str(tmp_path / "registry"))
+    return SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), review=review, registry=registry)
 
 
 class Page:
