@@ -96,6 +96,7 @@ def messages(bootstrap_servers: str, topic: str) -> Iterator[Message]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",  # a broker may not know a new partition's offset 0 for a moment
         }
     )
     try:
@@ -108,7 +109,7 @@ def messages(bootstrap_servers: str, topic: str) -> Iterator[Message]:
 
 def _to_end(consumer: Consumer) -> Iterator[Message]:
     while True:
-        for message in consumer.consume(1_000, 1.0):
+        for message in consumer.consume(1_000, 0.1):
             error = message.error()
             if error is None:
                 yield message

@@ -97,6 +97,7 @@ def _listener(bind: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((bind, port))
+        listener.listen(128)
     except OSError as error:
         listener.close()
         raise SettingInvalid(f"review.port = {port} on {bind} cannot be used: {error.strerror}") from error

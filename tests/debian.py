@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.conftest import skip_or_fail
 
 INSTALL_SECONDS = 300
+AXE = "axe-core@4.10.3"
 
 
 def program(package: str, find: Callable[[], Path | None]) -> Path:
@@ -37,3 +38,17 @@ def postgres() -> Path:
 def chromium() -> Path:
     """Return Chromium."""
     return program("chromium", lambda: next((Path(p) for name in ("chromium", "chromium-browser") if (p := shutil.which(name))), None))
+
+
+def axe_script() -> Path:
+    """Return axe-core's script, fetched by npm into the cache once."""
+    place = Path(os.environ.get("WINNOW_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "winnow").expanduser() / "axe"
+    script = place / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        npm = program("npm", lambda: Path(found) if (found := shutil.which("npm")) else None)
+        place.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--prefix", place, "--no-audit", "--no-fund", "--no-package-lock", AXE]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
+        if not script.is_file():
+            skip_or_fail(f"npm could not fetch {AXE}: {done.stderr[-300:]}")
+    return script

@@ -138,8 +138,11 @@ async function goOn() {
   if (lease !== null) fetchAhead();
 }
 
+// one at a time: two would lease two records and show only one of them
 async function refill() {
-  try { await goOn(); } catch (error) { complain(error.message); }
+  if (busy) return;
+  busy = true;
+  try { await goOn(); } catch (error) { complain(error.message); } finally { busy = false; }
 }
 
 async function answer(verdict, correction) {
@@ -160,8 +163,7 @@ async function answer(verdict, correction) {
     answered = answered.filter((id) => id !== lease.decision_id);
     complain(`${error.status === 409 ? words.lost : words.failed}: ${error.message}`, lease.decision_id);
   });
-  busy = true;
-  try { await goOn(); } catch (error) { complain(error.message); } finally { busy = false; }
+  await refill();
 }
 
 function tell(lease, verdict, done, isKnown) {
@@ -180,11 +182,9 @@ async function letGo(lease) {
 async function skip() {
   if (current === null || busy) return;
   const lease = current;
-  busy = true;
-  try {
-    await ask("POST", place(lease, "skip"), {lease: lease.lease}).catch(() => undefined);
-    await goOn();
-  } catch (error) { complain(error.message); } finally { busy = false; }
+  current = null;
+  await ask("POST", place(lease, "skip"), {lease: lease.lease}).catch(() => undefined);
+  await refill();
 }
 
 async function reopen(decisionId) {
