@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-addresses bench-model bench-lora bench-swap bench-honesty clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-addresses bench-model bench-lora bench-swap bench-honesty bench-review clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -39,7 +39,7 @@ docs: $(READY) ## write the generated pages again
 pins: ## resolve requirements.txt again from pyproject.toml and constraints.in
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
 
-bench: bench-gate bench-crash bench-swap bench-honesty bench-model bench-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-crash bench-swap bench-review bench-honesty bench-model bench-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(READY) ## the gate with a constant model against two bare exactly-once copies
 	@$(BIN)/python -m bench.gate
@@ -49,6 +49,9 @@ bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothin
 
 bench-swap: $(READY) ## 20 hot swaps under load, 5 of them refused: nothing lost, every output names who scored it
 	@$(BIN)/python -m bench.swap
+
+bench-review: $(READY) ## the review service killed 30 times under 10 reviewers; the next record among 100,000 open ones
+	@$(BIN)/python -m bench.review $(ARGS)
 
 bench-honesty: $(READY) ## 1,000 simulated worlds: certificates hold, intervals cover
 	@$(BIN)/python -m bench.honesty

@@ -1,6 +1,7 @@
 """`winnow review`: puts the service together, catches up with the topics, opens the page, and ends cleanly."""
 
 import logging
+import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -69,20 +70,31 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
         yield Service(pages.app(), store, ingest, publisher, records)
 
 
+class _Server(uvicorn.Server):
+    """uvicorn, which would end the process by the signal it was stopped with; being told to stop is no failure."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `serve`."""
+        yield
+
+
 def serve(tables: Any, *, rebuild: bool = False) -> None:
     """Serve the page until told to stop. Raises SettingInvalid, KafkaRefused."""
     server: uvicorn.Server | None = None
 
-    def leave() -> None:
-        if server is not None:
-            server.should_exit = True
+    def leave(*_: object) -> None:
+        if server is None:
+            sys.exit(0)
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
 
     with _listener(tables.review.bind, tables.review.port) as listener, service(tables, rebuild=rebuild, failed=leave) as running:
         if rebuild:
             print(f"rebuilt from {running.caught_up_records} records and verdicts", file=sys.stderr)  # noqa: T201
-        server = uvicorn.Server(
-            uvicorn.Config(running.app, log_level="warning", access_log=False, server_header=False, proxy_headers=False)
-        )
+        server = _Server(uvicorn.Config(running.app, log_level="warning", access_log=False, server_header=False, proxy_headers=False))
         host, port = listener.getsockname()[:2]
         print(f"ready http://{host}:{port}", flush=True)  # noqa: T201
         server.run(sockets=[listener])
@@ -93,7 +105,8 @@ def serve(tables: Any, *, rebuild: bool = False) -> None:
 
 def _listener(bind: str, port: int) -> socket.socket:
     """Open the port before anything else, so that a taken one is said at once. Raises SettingInvalid."""
-    listener = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET)
+    # without the protocol's number asyncio leaves Nagle's algorithm on, and every answer waits 40 ms
+    listener = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((bind, port))

@@ -47,7 +47,7 @@ def url(tables: SimpleNamespace) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
+def page(browser: Browser, url: str) -> Iterator[Page]:  # the page goes before its service does
     context = browser.new_context(locale="zh-CN", timezone_id="Asia/Shanghai", viewport={"width": 1280, "height": 800})
     opened = context.new_page()
     said: list[str] = []

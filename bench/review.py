@@ -1,0 +1,232 @@
+"""The review service under 10 reviewers while it is killed again and again, and its speed at 100,000 open records.
+
+Every acknowledged verdict must lie on the verdict topic once, every release on clean once, and no record may have been
+answered by two. The last line is one JSON object.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from confluent_kafka import Producer
+
+from bench.machine import keep
+from demo.broker import free_port, temporary_broker
+from demo.ledger import messages
+from stream import wire
+from stream.cluster import base_config, make_topics
+from stream.config import KafkaSettings, TopicSettings
+
+HEADER = "X-Reviewer"
+ASK_SECONDS = 30.0
+
+
+class Acknowledged(NamedTuple):
+    """What the service has said yes to."""
+
+    decision_id: str
+    reviewer: str
+    is_right: bool
+
+
+def hold(settings: KafkaSettings, topic: str, count: int) -> None:
+    """Write records as the gate leaves them in quarantine."""
+    failed: list[str] = []
+    producer = Producer({**base_config(settings), "linger.ms": 20, "on_delivery": lambda e, _m: failed.append(e.str()) if e else None})
+    for n in range(count):
+        ours = {
+            wire.DECISION_ID: f"in:0:{n}", wire.TOPIC_ID: "t", wire.ORIGIN: "gate", wire.ROUTE: "quarantine", wire.REASON: "model",
+            wire.P_CHOSEN: f"{(n * 7919 % 1000) / 2000:.6f}", wire.THRESHOLD: "0.500000", wire.MODEL: "m@1", wire.SUSPECT: "[]",
+        }  # fmt: skip
+        value = json.dumps({"name": f"北京{n}公司", "phone": f"138{n:08d}"}, ensure_ascii=False).encode()
+        producer.produce(topic, value, b"k%d" % (n % 997), headers=[(name, text.encode()) for name, text in ours.items()])
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not failed, failed[:1]
+
+
+class Client:
+    """One reviewer's connection; a service that is away is asked again."""
+
+    def __init__(self, port: int, reviewer: str, over: threading.Event) -> None:
+        """Take the address."""
+        self._port, self.reviewer, self._over = port, reviewer, over
+        self._connection: http.client.HTTPConnection | None = None
+
+    def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Return status and answer; (0, {}) when the bench is over."""
+        while not self._over.is_set():
+            try:
+                if self._connection is None:
+                    self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ASK_SECONDS)
+                headers = {"Content-Type": "application/json", HEADER: self.reviewer}
+                self._connection.request("POST", path, json.dumps(body), headers)
+                answer = self._connection.getresponse()
+                return answer.status, json.loads(answer.read())
+            except (OSError, http.client.HTTPException, ValueError):
+                self._connection = None
+                time.sleep(0.05)
+        return 0, {}
+
+
+def review(client: Client, said: list[Acknowledged], left: threading.Semaphore) -> None:
+    """Answer until nothing is left, asking again with the same lease whenever an answer did not come through."""
+    dice = random.Random(client.reviewer)
+    while True:
+        status, lease = client.ask("/api/lease", {})
+        if status == 0:
+            return
+        if status != 200 or lease["decision_id"] is None:  # noqa: PLR2004
+            if not left.acquire(blocking=False):
+                return
+            time.sleep(0.2)
+            continue
+        is_right = dice.random() < 0.5
+        verdict = "right" if is_right else "wrong"
+        path = f"/api/decisions/{quote(lease['decision_id'])}/verdict"
+        status, _ = client.ask(path, {"lease": lease["lease"], "verdict": verdict})
+        while status == 503:  # noqa: PLR2004
+            status, _ = client.ask(path, {"lease": lease["lease"], "verdict": verdict})
+        if status == 200:  # noqa: PLR2004
+            said.append(Acknowledged(lease["decision_id"], client.reviewer, is_right))
+
+
+def start(tables: SimpleNamespace, place: Path, port: int) -> "subprocess.Popen[str]":
+    """Start `winnow review` and wait until it says that it is ready."""
+    config = place / "winnow.toml"
+    named = "".join(f'{name} = "{value}"\n' for name, value in tables.topics.model_dump().items())
+    config.write_text(
+        f'[kafka]\nbootstrap_servers = "{tables.kafka.bootstrap_servers}"\n[topics]\n{named}[registry]\nurl = "{place}/registry"\n'
+        f'[review]\nport = {port}\nproxy_header = "{HEADER}"\nsecond_share = 0.0\ndatabase_url = "sqlite:///{place}/review.sqlite3"\n'
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+    service = subprocess.Popen(
+        [sys.executable, "-m", "winnow", "review", "--config", str(config)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert service.stdout is not None
+    said = service.stdout.readline()
+    assert said.startswith("ready"), said
+    return service
+
+
+def durability(bootstrap: str, topics: TopicSettings, place: Path, records: int, kills: int, reviewers: int) -> dict[str, Any]:
+    """Kill the service `kills` times while reviewers answer, then compare what was acknowledged with the topics."""
+    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics)
+    hold(tables.kafka, topics.quarantine, records)
+    port, over, dice = free_port(), threading.Event(), random.Random(0)
+    said: list[Acknowledged] = []
+    left = threading.Semaphore(reviewers * 25)
+    threads = [threading.Thread(target=review, args=(Client(port, f"r{n}", over), said, left), daemon=True) for n in range(reviewers)]
+    service = start(tables, place, port)
+    try:
+        for thread in threads:
+            thread.start()
+        done = 0
+        while done < kills:
+            time.sleep(dice.uniform(0.2, 1.2))
+            service.send_signal(signal.SIGKILL)
+            service.wait()
+            assert service.stdout is not None
+            service.stdout.close()
+            done += 1
+            service = start(tables, place, port)
+        for thread in threads:
+            thread.join(300)
+        assert not any(thread.is_alive() for thread in threads), "reviewers are still waiting"
+        service.terminate()
+        assert service.wait(60) == 0
+    finally:
+        over.set()
+        service.kill()
+        service.wait()
+        if service.stdout is not None:
+            service.stdout.close()
+    events = [v for m in messages(bootstrap, topics.verdicts) if (v := wire.read_verdict(m.value())) is not None]
+    on_topic = Counter((v.decision_id, v.reviewer, v.is_right) for v in events)
+    clean = Counter(wire.last(m.headers(), wire.DECISION_ID) for m in messages(bootstrap, topics.clean))
+    right = {v.decision_id for v in events if v.is_right}
+    return {
+        "records": records,
+        "kills": kills,
+        "acknowledged": len(said),
+        "events": len(events),
+        "acknowledged_not_once": sum(on_topic[each] != 1 for each in said),
+        "events_repeated": sum(count - 1 for count in on_topic.values()),
+        "answered_by_two": sum(count > 1 for count in Counter(v.decision_id for v in events).values()),
+        "releases_missing": len(right - set(clean)),
+        "releases_repeated": sum(count - 1 for count in clean.values()),
+        "releases_unasked": len(set(clean) - right),
+    }
+
+
+def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, asked: int) -> dict[str, float]:
+    """Return milliseconds to the next record and of an answer with many records open: median and 95th percentile."""
+    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics)
+    hold(tables.kafka, topics.quarantine, records)
+    port = free_port()
+    begun = time.perf_counter()
+    service = start(tables, place, port)
+    ready_seconds = time.perf_counter() - begun
+    times: dict[str, list[float]] = {"lease": [], "verdict": [], "counts": []}
+    try:
+        client = Client(port, "mei", threading.Event())
+        for number in range(asked):
+            begun = time.perf_counter()
+            _, lease = client.ask("/api/lease", {"order": ("uncertainty", "age", "reason")[number % 3]})
+            times["lease"].append(time.perf_counter() - begun)
+            begun = time.perf_counter()
+            status, answer = client.ask(
+                f"/api/decisions/{quote(lease['decision_id'])}/verdict", {"lease": lease["lease"], "verdict": "wrong"}
+            )
+            times["verdict"].append(time.perf_counter() - begun)
+            assert status == 200, answer  # noqa: PLR2004
+    finally:
+        service.terminate()
+        service.wait(60)
+        if service.stdout is not None:
+            service.stdout.close()
+    found = {"open_records": float(records), "ready_seconds": round(ready_seconds, 1)}
+    for name, each in times.items():
+        if each:
+            found[f"{name}_ms"] = round(statistics.median(each) * 1e3, 1)
+            found[f"{name}_p95_ms"] = round(statistics.quantiles(each, n=20)[-1] * 1e3, 1)
+    return found
+
+
+def main() -> None:
+    """Run both and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=6_000)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--open", type=int, default=100_000)
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    for name in ("durability", "speed"):
+        with temporary_broker() as broker, tempfile.TemporaryDirectory() as place:
+            topics = TopicSettings()
+            make_topics(KafkaSettings(bootstrap_servers=broker.address), topics, 4)
+            if name == "durability":
+                found |= durability(broker.address, topics, Path(place), given.records, given.kills, 10)
+            else:
+                found |= speed(broker.address, topics, Path(place), given.open, 300)
+    keep("review", found)
+    wrong = ("acknowledged_not_once", "events_repeated", "answered_by_two", "releases_missing", "releases_repeated", "releases_unasked")
+    sys.exit(0 if not any(found[name] for name in wrong) and found["lease_p95_ms"] <= 100 else 1)  # noqa: PLR2004
+
+
+if __name__ == "__main__":
+    main()
