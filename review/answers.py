@@ -14,9 +14,11 @@ from foundation.errors import KafkaRefused, WinnowError
 from review.auth import LEAD, NotAllowed, Who
 from review.config import ReviewSettings
 from review.ingest import Ingest
+from review.leases import ORDERS, Answered, Filters, Lease, LeaseLost
 from review.metrics import ReviewMetrics
 from review.publish import Publisher, Undecided
-from review.store import ORDERS, Answered, Filters, Lease, LeaseLost, Store, as_record
+from review.rows import as_record
+from review.store import Store
 from stream.decode import decode_value
 from stream.records import Content, Reading, Verdict
 from stream.release import Releaser
@@ -63,21 +65,21 @@ class Answers:
     def lease(self, who: Who, body: dict[str, Any]) -> dict[str, Any]:
         """Keep the next record for who asks and show it; decision_id is None when nothing is left."""
         with self._metrics.lease_seconds.time():
-            lease = self._store.lease(who.name, self._settings.lease_seconds, filters_of(body), is_lead=who.may(LEAD))
+            lease = self._store.leases.lease(who.name, self._settings.lease_seconds, filters_of(body), is_lead=who.may(LEAD))
             return self._leased(lease) if lease is not None else {"decision_id": None}
 
     def lease_again(self, who: Who, decision_id: str) -> dict[str, Any]:
         """Keep a named record: one's own answer to take back, or one that a link names."""
-        return self._leased(self._store.lease_again(decision_id, who.name, self._settings.lease_seconds))
+        return self._leased(self._store.leases.lease_again(decision_id, who.name, self._settings.lease_seconds))
 
     def renew(self, who: Who, decision_id: str, body: dict[str, Any]) -> dict[str, Any]:
         """Keep a record for as long again."""
-        lease = self._store.renew(decision_id, _token(body), who.name, self._settings.lease_seconds)
+        lease = self._store.leases.renew(decision_id, _token(body), who.name, self._settings.lease_seconds)
         return {"decision_id": decision_id, "lease": str(lease.token), "seconds": self._settings.lease_seconds}
 
     def give_back(self, who: Who, decision_id: str, body: dict[str, Any], *, is_skip: bool) -> dict[str, Any]:
         """Let a record go without an answer."""
-        self._store.give_back(decision_id, _token(body), who.name, is_skip=is_skip)
+        self._store.leases.give_back(decision_id, _token(body), who.name, is_skip=is_skip)
         return {"decision_id": decision_id}
 
     def verdict(self, who: Who, decision_id: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +89,7 @@ class Answers:
         """
         answer = _choice(body, "verdict", _ANSWERS)
         try:
-            row = self._store.begin_publishing(decision_id, _token(body), who.name, answer)
+            row = self._store.leases.begin_publishing(decision_id, _token(body), who.name, answer)
         except Answered:
             return {"decision_id": decision_id, "verdict": answer, "again": True}
         except LeaseLost:
@@ -96,7 +98,7 @@ class Answers:
         try:
             verdict = self._verdict_of(row, who, answer, body)
         except WinnowError:
-            self._store.not_published([decision_id], self._settings.lease_seconds)
+            self._store.leases.not_published([decision_id], self._settings.lease_seconds)
             raise
         self._publish([(row, verdict)])
         return {
@@ -114,10 +116,10 @@ class Answers:
         if not isinstance(body.get("reason"), str) or not isinstance(body.get("pattern"), str):
             raise AnswerInvalid("reason and pattern must name the records that look alike")
         filters = Filters(reason=body["reason"], pattern=body["pattern"], look=1)
-        rows = self._store.begin_publishing_many(who.name, filters, count, is_lead=who.may(LEAD))
+        rows = self._store.leases.begin_publishing_many(who.name, filters, count, is_lead=who.may(LEAD))
         said = {"note": body.get("note") or ""}
         self._publish([(row, self._verdict_of(row, who, answer, said)) for row in rows])
-        self._store.note(who.name, "bulk", f"{answer} on {count} records, reason {body['reason']}")
+        self._store.accounts.note(who.name, "bulk", f"{answer} on {count} records, reason {body['reason']}")
         return {"answered": len(rows)}
 
     def history(self, who: Who, decision_id: str) -> dict[str, Any]:
@@ -264,7 +266,7 @@ class Answers:
                 else:
                     self._metrics.verdicts.labels("right" if verdict.is_right else "wrong").inc()
             if failed:
-                self._store.not_published([name for name, _ in failed], self._settings.lease_seconds)
+                self._store.leases.not_published([name for name, _ in failed], self._settings.lease_seconds)
                 raise failed[0][1]
             if not self._ingest.wait_for(answers[-1][1], _COME_BACK_SECONDS):
                 log.warning("a committed verdict is slow to come back", extra={"decision_id": ids[-1]})

@@ -27,10 +27,11 @@ from model_registry.report import ASSETS
 from review.answers import AnswerInvalid, Answers, RecordUnknown
 from review.auth import COOKIE, LEAD, OPERATOR, REVIEWER, Door, NotAllowed, Who
 from review.config import ReviewSettings
+from review.leases import LeaseLost
 from review.metrics import ReviewMetrics
 from review.models import Models
 from review.publish import Undecided, Unwritable
-from review.store import LeaseLost, Store
+from review.store import Store
 from review.words import LANGUAGES, words_of
 
 HERE = Path(__file__).parent
@@ -99,7 +100,7 @@ class Pages:
             ("POST", "/api/rollback", OPERATOR, lambda who, *_: models.rollback(who)),
             ("POST", "/api/unpin", OPERATOR, lambda who, *_: models.unpin(who)),
             ("POST", "/api/bulk", LEAD, lambda who, body, _: answers.bulk(who, body)),
-            ("POST", "/api/skips/forget", REVIEWER, lambda who, *_: {"offered_again": store.forget_skips(who.name)}),
+            ("POST", "/api/skips/forget", REVIEWER, lambda who, *_: {"offered_again": store.leases.forget_skips(who.name)}),
         ]
         routes = [Route(path, self._act(role, act), methods=[method]) for method, path, role, act in acts]
         routes += [
@@ -151,7 +152,7 @@ class Pages:
             return _refusal(error)
         except WinnowError as error:
             return _refusal(error)
-        await run_in_threadpool(self._store.note, name, "login", "")
+        await run_in_threadpool(self._store.accounts.note, name, "login", "")
         answer = JSONResponse({"user": name, "csrf": csrf})
         is_secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
         answer.set_cookie(COOKIE, token, max_age=int(seconds), httponly=True, samesite="strict", secure=is_secure, path="/")
@@ -163,7 +164,7 @@ class Pages:
         except WinnowError as error:
             return _refusal(error)
         await run_in_threadpool(self._door.log_out, request)
-        await run_in_threadpool(self._store.note, who.name, "logout", "")
+        await run_in_threadpool(self._store.accounts.note, who.name, "logout", "")
         answer = JSONResponse({})
         answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
         return answer

@@ -141,7 +141,7 @@ class Door:
                 user = self._users.get(name)
                 return Who(name, frozenset(user.roles if user is not None else (REVIEWER,)))
         token = request.cookies.get(COOKIE)
-        found = self._store.session(_hash(token)) if token else None
+        found = self._store.accounts.session(_hash(token)) if token else None
         if found is not None and found[0] in self._users:
             return Who(found[0], frozenset(self._users[found[0]].roles), found[1])
         if not self._users and header is None:
@@ -194,13 +194,13 @@ class Door:
             raise NotAllowed(401, "the name or the password is wrong")
         asked[0].clear()
         token, seconds = secrets.token_urlsafe(32), self._settings.session_hours * 3600
-        return token, self._store.open_session(_hash(token), name, time.time() + seconds), seconds
+        return token, self._store.accounts.open_session(_hash(token), name, time.time() + seconds), seconds
 
     def log_out(self, request: Request) -> None:
         """End the session of a request."""
         token = request.cookies.get(COOKIE)
         if token:
-            self._store.close_session(_hash(token))
+            self._store.accounts.close_session(_hash(token))
 
 
 def _hash(token: str) -> str:

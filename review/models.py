@@ -36,19 +36,19 @@ class Models:
     def promote(self, who: Who, number: str) -> dict[str, Any]:
         """Make a version the champion."""
         version = self._registry.promote(number)
-        self._store.note(who.name, "promote", version.label)
+        self._store.accounts.note(who.name, "promote", version.label)
         return {"champion": version.label}
 
     def rollback(self, who: Who) -> dict[str, Any]:
         """Make the champion before this one the champion again, and pin it."""
         version = self._registry.rollback()
-        self._store.note(who.name, "rollback", version.label)
+        self._store.accounts.note(who.name, "rollback", version.label)
         return {"champion": version.label}
 
     def unpin(self, who: Who) -> dict[str, Any]:
         """Let training promote again."""
         self._registry.unpin()
-        self._store.note(who.name, "unpin")
+        self._store.accounts.note(who.name, "unpin")
         return {"pinned": False}
 
     def _version(self, number: int, aliases: dict[str, int]) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class Publisher(threading.Thread):
                 log.error("publishing is over", extra={"detail": str(error)})  # noqa: TRY400
                 _fail(jobs, error)
                 return self._failed()
+            except Exception as error:
+                self.error = WinnowError(f"publishing failed as nobody foresaw: {type(error).__name__}: {error}")
+                log.exception("publishing is over")
+                _fail(jobs, self.error)
+                return self._failed()
             else:
                 for job in jobs:
                     job.done.set_result(None)

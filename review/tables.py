@@ -1,6 +1,10 @@
 """The tables of the review store. All but skips, sessions and the trail can be rebuilt from the topics."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 FIRST, SECOND, CONFLICT = 1, 2, 3
 OPEN, LEASED, PUBLISHING, DONE = "open", "leased", "publishing", "done"
@@ -102,3 +106,13 @@ trail = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
 )
 PROJECTED = (offsets, records, verdicts, clean)
+
+
+def insert(db: sa.Connection, table: sa.Table) -> Any:
+    """Return an INSERT of the database's own kind, which can say what to do about a row that is there."""
+    return sqlite.insert(table) if db.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def pieces(values: list[str], size: int = 500) -> Iterator[list[str]]:
+    """Yield the values in lists that are short enough for one statement."""
+    return (values[at : at + size] for at in range(0, len(values), size))

@@ -39,6 +39,7 @@ log = logging.getLogger("winnow.kafka")
 
 Place = tuple[str, int]
 MAX_POLL_INTERVAL_SECONDS = 300
+_FLUSH_SECONDS = 0.5
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
 _RECORD_REFUSED = frozenset(
@@ -298,6 +299,7 @@ class Sink:
         self._settings = settings
         self._id = transactional_id
         self._refused: list[tuple[str | None, KafkaError]] = []
+        self._is_dead = False
         self._producer = self._new_producer()
 
     def commit(
@@ -319,7 +321,7 @@ class Sink:
                 if place == len(messages) // 2:
                     step("producing")
             # 3. everything delivered, so that a refused message is known before the offsets go in
-            self._producer.flush(-1)
+            self._flush()
             if self._refused:
                 self._give_up(self._refused[0][1], begun)
             # 4. the offsets, vouched for by the membership of the last poll
@@ -333,14 +335,31 @@ class Sink:
             self._commit(step)
         except KafkaException as error:
             self._give_up(error.args[0], begun)
-        except SystemError as error:  # the client raises a fatal error under the feet of a delivery report
-            if not isinstance(error.__cause__, KafkaException):
-                raise
-            self._give_up(error.__cause__.args[0], begun)
+        except SystemError as error:  # the client says a fatal error so when it comes inside a call, with its cause or without
+            if isinstance(error.__cause__, KafkaException):
+                self._give_up(error.__cause__.args[0], begun)
+            self._give_up(self._cause_of_death(), begun)
 
     def close(self) -> None:
         """Let go of the producer, which ends its threads; nothing is open between two transactions."""
         del self._producer
+
+    def _flush(self) -> None:
+        """Wait until every message is delivered or refused; a producer that has been fenced would wait for ever."""
+        while self._producer.flush(_FLUSH_SECONDS):
+            if self._is_dead:
+                self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)  # raises what it died of
+
+    def _cause_of_death(self) -> KafkaError:
+        try:
+            self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            return cause
+        return KafkaError(KafkaError._FAIL, "the client failed without saying why")  # noqa: SLF001
+
+    def _died(self, error: KafkaError) -> None:
+        self._is_dead = self._is_dead or error.fatal() or error.code() == KafkaError._FATAL  # noqa: SLF001
 
     def _commit(self, step: Callable[[str], None]) -> None:
         step("committing")
@@ -391,6 +410,7 @@ class Sink:
         raise StartOver(error.str())
 
     def _new_producer(self) -> Producer:
+        self._is_dead = False
         producer = Producer(
             {
                 **base_config(self._settings),
@@ -403,6 +423,7 @@ class Sink:
                 "queue.buffering.max.kbytes": 1_048_576,
                 "delivery.report.only.error": True,
                 "on_delivery": self._delivered,
+                "error_cb": self._died,
             },
             logger=log,
         )

@@ -163,24 +163,24 @@ def test_a_lease_that_lapses_comes_back_and_the_old_one_is_refused(page: Page, t
     send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
     come(page, 1)
     store = page.running.store
-    from review.store import Filters
+    from review.leases import Filters
 
-    old = store.lease("slow", 0.2, Filters())
+    old = store.leases.lease("slow", 0.2, Filters())
     assert old is not None
-    assert store.lease("quick", 60, Filters()) is None
+    assert store.leases.lease("quick", 60, Filters()) is None
     time.sleep(0.3)
     assert page.get("/api/counts")["open"] == 1
-    new = store.lease("quick", 60, Filters())
+    new = store.leases.lease("quick", 60, Filters())
     assert new is not None
     assert new.token > old.token
-    from review.store import LeaseLost
+    from review.leases import LeaseLost
 
     with pytest.raises(LeaseLost):
-        store.begin_publishing("in:1:0", old.token, "slow", "right")
+        store.leases.begin_publishing("in:1:0", old.token, "slow", "right")
     with pytest.raises(LeaseLost):
-        store.renew("in:1:0", old.token, "slow", 60)
+        store.leases.renew("in:1:0", old.token, "slow", 60)
     with pytest.raises(LeaseLost):
-        store.lease_again("in:1:0", "slow", 60)
+        store.leases.lease_again("in:1:0", "slow", 60)
 
 
 def test_audits_are_blind_and_wrong_is_looked_at_twice(page: Page, tables: SimpleNamespace) -> None:
@@ -200,10 +200,10 @@ def test_audits_are_blind_and_wrong_is_looked_at_twice(page: Page, tables: Simpl
     page.answer(answers["in:1:1"], "wrong")
     assert page.get("/api/counts")["second"] == 1
     assert released(tables) == []
-    from review.store import Filters
+    from review.leases import Filters
 
-    assert store.lease("local", 60, Filters()) is None, "a second look is somebody else's"
-    second = store.lease("other", 60, Filters())
+    assert store.leases.lease("local", 60, Filters()) is None, "a second look is somebody else's"
+    second = store.leases.lease("other", 60, Filters())
     assert second is not None
     assert second.decision_id == "in:1:1"
     assert {event["decision_id"]: (event["blind"], event["propensity"], event["lottery"]) for event in events(tables)} == {
@@ -307,7 +307,7 @@ def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None
         stranger.post("/api/login", 401, user="nobody", password="wrong")
         said = stranger.post("/api/login", user="mei", password="a long password")
         cookie = stranger.client.cookies["winnow_session"]
-        assert cookie not in str(running.store.trail(10))
+        assert cookie not in str(running.store.accounts.trail(10))
         assert stranger.get("/api/counts")["open"] == 0
         browser = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
         assert stranger.client.post("/api/lease", json={}, headers=browser).status_code == 403

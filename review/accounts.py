@@ -1,0 +1,48 @@
+"""Who is logged in, and the trail of who did what; neither can be rebuilt from the topics."""
+
+import secrets
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from review import tables
+
+
+class Accounts:
+    """Sessions and the trail of one store."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Take the database."""
+        self._engine = engine
+
+    def open_session(self, token_hash: str, reviewer: str, until: float) -> str:
+        """Remember a login and return its CSRF token."""
+        csrf = secrets.token_urlsafe(24)
+        with self._engine.begin() as db:
+            db.execute(sa.delete(tables.sessions).where(tables.sessions.c.until < time.time()))
+            db.execute(sa.insert(tables.sessions).values(token_hash=token_hash, reviewer=reviewer, csrf=csrf, until=until))
+        return csrf
+
+    def session(self, token_hash: str) -> tuple[str, str] | None:
+        """Return (reviewer, CSRF token) of a login that has not run out."""
+        with self._engine.begin() as db:
+            row = db.execute(
+                sa.select(tables.sessions).where(tables.sessions.c.token_hash == token_hash, tables.sessions.c.until > time.time())
+            ).first()
+            return None if row is None else (row.reviewer, row.csrf)
+
+    def close_session(self, token_hash: str) -> None:
+        """End a login."""
+        with self._engine.begin() as db:
+            db.execute(sa.delete(tables.sessions).where(tables.sessions.c.token_hash == token_hash))
+
+    def note(self, who: str, what: str, detail: str = "") -> None:
+        """Write down who did what; never a record's content."""
+        with self._engine.begin() as db:
+            db.execute(sa.insert(tables.trail).values(time=time.time(), who=who, what=what, detail=detail))
+
+    def trail(self, most: int) -> list[Any]:
+        """Return the newest lines of the trail."""
+        with self._engine.begin() as db:
+            return list(db.execute(sa.select(tables.trail).order_by(tables.trail.c.id.desc()).limit(most)))
