@@ -218,6 +218,40 @@ def user(
     _result({"user": name, "file": str(settings.review.users_file)}, f"{name} written to {settings.review.users_file}")
 
 
+@app.command()
+def explain(
+    decision_id: Annotated[str, typer.Argument(help="topic:partition:offset of the input, as headers and page show it.")],
+    config: Config = None,
+) -> None:
+    """Tell one record's way from the topics: route, reason, rewards, model, verdicts, releases; one JSON line each."""
+    settings = settings_from(config)
+    from foundation.errors import DataRefused
+    from stream.trace import trace
+
+    found = trace(settings.kafka, settings.topics, decision_id)
+    if not found:
+        raise DataRefused(f"no topic holds anything about {decision_id}")
+    for each in found:
+        typer.echo(json.dumps(each, ensure_ascii=False))
+
+
+@app.command()
+def erase(
+    key: Annotated[str, typer.Option(help="Key of the records, as producers write it.")],
+    config: Config = None,
+) -> None:
+    """Erase a key's records from the review store, and say what Kafka still keeps."""
+    settings = settings_from(config)
+    from review.store import opened
+    from stream.trace import kept_by_kafka
+
+    with opened(settings.review.database_url, settings.review.second_share) as store:
+        gone = store.erase(key.encode())
+    kept = kept_by_kafka(settings.kafka, settings.topics, key.encode())
+    told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
+    _result({"key": key, "erased": gone, "kept_by_kafka": kept}, f"{gone} records erased from the review store; Kafka still keeps: {told}")
+
+
 @registry_app.command("list")
 def registry_list(config: Config = None) -> None:
     """List the versions, oldest first, with the aliases that point at them."""

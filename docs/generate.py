@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
 from foundation.settings import documented
+from review.metrics import ReviewMetrics
 from stream.metrics import GateMetrics
 from stream.rules import CHECKS, Rules
 from winnow import app, tables
@@ -27,17 +28,18 @@ def settings_page() -> str:
 
 
 def metrics_page() -> str:
-    """Return every metric of the gate with its kind, labels and meaning."""
-    registry: CollectorRegistry = GateMetrics(Rules()).registry
+    """Return every metric of gate and review with its kind, labels and meaning."""
+    gate = _metrics_table("Served at `/metrics` of every gate.", GateMetrics(Rules()).registry)
+    review = _metrics_table("Served at `/metrics` of the review service.", ReviewMetrics().registry)
+    return f"# Metrics\n\n{NOTE}{gate}\n{review}"
+
+
+def _metrics_table(where: str, registry: CollectorRegistry) -> str:
     rows = []
     for family in sorted(registry.collect(), key=lambda family: family.name):
         labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
         rows.append(f"| `{family.name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
-    return (
-        f"# Metrics\n\n{NOTE}Served at `/metrics` of every gate.\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n"
-        + "\n".join(rows)
-        + "\n"
-    )
+    return f"{where}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
 def commands_page() -> str:

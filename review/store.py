@@ -202,6 +202,12 @@ class Store:
         second, conflict = number.get((OPEN, SECOND), 0), number.get((OPEN, CONFLICT), 0)
         return Counts(of(OPEN) + lapsed_count, leased, of(DONE), second, conflict, done_today)
 
+    def oldest_open_ms(self) -> int | None:
+        """Return the timestamp of the oldest open record."""
+        with self._engine.begin() as db:
+            found = db.execute(sa.select(sa.func.min(tables.records.c.timestamp_ms)).where(tables.records.c.state == OPEN)).scalar()
+            return None if found is None else int(found)
+
     def groups(self, most: int) -> list[tuple[str, str, int]]:
         """Return (reason, pattern, count) of open, unblind records that look alike, the most frequent first."""
         with self._engine.begin() as db:

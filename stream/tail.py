@@ -5,7 +5,8 @@ Enters: topics and where to begin. Leaves: records, and the offsets to keep besi
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -17,7 +18,7 @@ from stream.records import Record
 
 log = logging.getLogger("winnow.kafka")
 
-_POLL_RECORDS = 1_000
+_POLL_RECORDS, _POLL_SECONDS = 1_000, 0.2
 
 
 class Tail:
@@ -89,18 +90,21 @@ class Tail:
 
 def read_topic(settings: KafkaSettings, topic: str, limit: int) -> list[Record]:
     """Return up to `limit` committed records of a topic from its beginning. Raises BrokerUnreachable, TopicMissing."""
+    return list(islice(read_all(settings, topic), limit))
+
+
+def read_all(settings: KafkaSettings, topic: str) -> Iterator[Record]:
+    """Yield the committed records of a topic from its beginning to its present end. Raises BrokerUnreachable, TopicMissing."""
     tail = Tail(settings, [topic], {})
-    found: list[Record] = []
     heard = time.monotonic()
     try:
-        while not tail.is_at_end and len(found) < limit:
+        while not tail.is_at_end:
             places = len(tail.open_places)
-            came = tail.poll(_POLL_RECORDS, 1.0)
-            found += came
+            came = tail.poll(_POLL_RECORDS, _POLL_SECONDS)
+            yield from came
             if came or len(tail.open_places) < places:
                 heard = time.monotonic()
             elif time.monotonic() - heard > CALL_TIMEOUT_SECONDS * 3:
                 raise KafkaRefused(f"{topic} cannot be read: nothing comes from {tail.open_places}")
     finally:
         tail.close()
-    return found[:limit]

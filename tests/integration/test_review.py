@@ -18,7 +18,9 @@ from review.config import ReviewSettings
 from review.serve import Service, service
 from stream import wire
 from stream.config import GateSettings, KafkaSettings, TopicSettings
-from tests.integration.conftest import send, wait_until
+from stream.trace import trace
+from tests.browser.serving import settings_file
+from tests.integration.conftest import send, wait_until, winnow
 
 pytestmark = pytest.mark.integration
 
@@ -344,3 +346,31 @@ def test_a_trusted_proxy_names_the_user(tables: SimpleNamespace) -> None:
         tables.review = tables.review.model_copy(update={"trusted_proxies": ("10.0.0.1",)})
     with service(tables) as running:
         assert TestClient(running.app).get("/api/counts", headers={"X-Forwarded-User": "mei"}).status_code == 401
+
+
+def test_a_record_is_explained_and_a_key_is_erased(page: Page, tables: SimpleNamespace, tmp_path: Path) -> None:
+    send(tables.kafka, tables.topics.quarantine, [held(n, b"%d" % n) for n in range(4)])
+    come(page, 4)
+    lease = page.lease(order="age")
+    page.answer(lease, "right", note="fine")
+    released(tables, 1)
+    found = trace(tables.kafka, tables.topics, "in:1:0")
+    assert [(each["topic"], each.get("origin"), each.get("verdict")) for each in found] == [
+        (tables.topics.clean, "release", None),
+        (tables.topics.quarantine, "gate", None),
+        (tables.topics.verdicts, None, "right"),
+    ]
+    assert (found[1]["reason"], found[1]["p-chosen"], found[2]["note"]) == ("model", "0.200000", "fine")
+    config = settings_file(tables, tmp_path)
+    said = winnow("explain", "in:1:0", "--config", config)
+    assert [json.loads(line) for line in said.stdout.splitlines()] == found
+    assert winnow("explain", "in:9:9", "--config", config).returncode == 5
+    gone = json.loads(winnow("erase", "--key", "k0", "--config", config).stdout)
+    assert gone["erased"] == 2
+    assert {topic: count for topic, count in gone["kept_by_kafka"].items() if count} == {
+        tables.topics.clean: 1,
+        tables.topics.quarantine: 2,
+        tables.topics.verdicts: 1,
+    }
+    assert page.get("/api/decisions/in:1:0/history", 404)
+    assert page.get("/api/counts")["open"] == 2

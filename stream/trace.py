@@ -1,0 +1,45 @@
+"""One record's way, from the topics alone: where it went and why, what people said of it, what was released."""
+
+from typing import Any
+
+from stream import wire
+from stream.config import KafkaSettings, TopicSettings
+from stream.records import Record
+from stream.tail import read_all
+
+_SHOWN = (
+    wire.ORIGIN, wire.ROUTE, wire.WOULD_ROUTE, wire.REASON, wire.P_CHOSEN, wire.THRESHOLD, wire.REWARD_RIGHT, wire.REWARD_WRONG, wire.MODEL,
+    wire.MODEL_DIGEST, wire.RULES_DIGEST, wire.SUSPECT, wire.PROPENSITY, wire.LOTTERY, wire.ERROR_MESSAGE,
+)  # fmt: skip
+
+
+def trace(kafka: KafkaSettings, topics: TopicSettings, decision_id: str) -> list[dict[str, Any]]:
+    """Return every message about a decision, in the order of the topics; reads them all, which takes as long as they are.
+
+    Never shows the record itself. Raises BrokerUnreachable, TopicMissing.
+    """
+    found: list[dict[str, Any]] = []
+    for topic in (topics.clean, topics.quarantine, topics.dead_letter, topics.audit):
+        for record in read_all(kafka, topic):
+            if wire.last(record.headers, wire.DECISION_ID) == decision_id:
+                said = {name.removeprefix("winnow."): wire.last(record.headers, name) for name in _SHOWN}
+                found.append({**_place(record), **{name: value for name, value in said.items() if value is not None}})
+    for record in read_all(kafka, topics.verdicts):
+        verdict = wire.read_verdict(record.value)
+        if verdict is not None and verdict.decision_id == decision_id:
+            answer = "right" if verdict.is_right else "wrong"
+            more = {"reviewer": verdict.reviewer, "time_ms": verdict.time_ms, "note": verdict.note, "blind": verdict.blind}
+            found.append({**_place(record), "verdict": answer, **more, "corrected": verdict.correction is not None})
+    return found
+
+
+def kept_by_kafka(kafka: KafkaSettings, topics: TopicSettings, key: bytes) -> dict[str, int]:
+    """Return how many messages of a key each topic holds; verdict events are found by the record inside them."""
+    names = (topics.records, topics.clean, topics.quarantine, topics.dead_letter, topics.audit)
+    counts = {topic: sum(record.key == key for record in read_all(kafka, topic)) for topic in names}
+    verdicts = (wire.read_verdict(record.value) for record in read_all(kafka, topics.verdicts))
+    return {**counts, topics.verdicts: sum(verdict is not None and verdict.key == key for verdict in verdicts)}
+
+
+def _place(record: Record) -> dict[str, Any]:
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}
