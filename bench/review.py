@@ -78,13 +78,26 @@ class Client:
                 answer = self._connection.getresponse()
                 return answer.status, json.loads(answer.read())
             except (OSError, http.client.HTTPException, ValueError):
-                self._connection = None
+                self.close()
                 time.sleep(0.05)
         return 0, {}
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def review(client: Client, said: list[Acknowledged], left: threading.Semaphore) -> None:
     """Answer until nothing is left, asking again with the same lease whenever an answer did not come through."""
+    try:
+        _answer_all(client, said, left)
+    finally:
+        client.close()
+
+
+def _answer_all(client: Client, said: list[Acknowledged], left: threading.Semaphore) -> None:
     dice = random.Random(client.reviewer)
     while True:
         status, lease = client.ask("/api/lease", {})
@@ -182,8 +195,8 @@ def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, aske
     service = start(tables, place, port)
     ready_seconds = time.perf_counter() - begun
     times: dict[str, list[float]] = {"lease": [], "verdict": [], "counts": []}
+    client = Client(port, "mei", threading.Event())
     try:
-        client = Client(port, "mei", threading.Event())
         for number in range(asked):
             begun = time.perf_counter()
             _, lease = client.ask("/api/lease", {"order": ("uncertainty", "age", "reason")[number % 3]})
@@ -195,6 +208,7 @@ def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, aske
             times["verdict"].append(time.perf_counter() - begun)
             assert status == 200, answer  # noqa: PLR2004
     finally:
+        client.close()
         service.terminate()
         service.wait(60)
         if service.stdout is not None:

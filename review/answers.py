@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ class Answers:
             raise
         try:
             verdict = self._verdict_of(row, who, answer, body)
-        except WinnowError:
+        except BaseException:
             self._store.leases.not_published([decision_id], self._settings.lease_seconds)
             raise
         self._publish([(row, verdict)])
@@ -118,7 +119,12 @@ class Answers:
         filters = Filters(reason=body["reason"], pattern=body["pattern"], look=1)
         rows = self._store.leases.begin_publishing_many(who.name, filters, count, is_lead=who.may(LEAD))
         said = {"note": body.get("note") or ""}
-        self._publish([(row, self._verdict_of(row, who, answer, said)) for row in rows])
+        try:
+            verdicts = [(row, self._verdict_of(row, who, answer, said)) for row in rows]
+        except BaseException:
+            self._store.leases.not_published([row.decision_id for row in rows], 0.0)
+            raise
+        self._publish(verdicts)
         self._store.accounts.note(who.name, "bulk", f"{answer} on {count} records, reason {body['reason']}")
         return {"answered": len(rows)}
 
@@ -252,26 +258,37 @@ class Answers:
                 for row, verdict in answers
             ]
             failed: list[tuple[str, WinnowError]] = []
+            late, deadline = 0, time.monotonic() + _COMMIT_SECONDS
             for (row, verdict), future in zip(answers, futures, strict=True):
                 try:
-                    future.result(_COMMIT_SECONDS)
+                    future.result(max(0.0, deadline - time.monotonic()))
                 except Undecided as error:
-                    if not self._ingest.wait_for(verdict, _COMMIT_SECONDS):
+                    if not self._ingest.wait_for(verdict, max(_COME_BACK_SECONDS, deadline - time.monotonic())):
                         failed.append((row.decision_id, error))
                 except WinnowError as error:
                     failed.append((row.decision_id, error))
                 except TimeoutError:
-                    # it may still be committed: the row stays on its way until the topic says so or the service starts again
-                    raise KafkaRefused(
-                        f"Kafka has not answered within {_COMMIT_SECONDS:.0f} seconds; the answer may still arrive"
-                    ) from None
+                    # it may still be committed: the row stays on its way until the publisher or the topic says what became of it
+                    self._settle_later(row.decision_id, future)
+                    late += 1
                 else:
                     self._metrics.verdicts.labels("right" if verdict.is_right else "wrong").inc()
+            if late and not failed:
+                raise KafkaRefused(f"Kafka has not answered within {_COMMIT_SECONDS:.0f} seconds; the answer may still arrive")
             if failed:
                 self._store.leases.not_published([name for name, _ in failed], self._settings.lease_seconds)
                 raise failed[0][1]
             if not self._ingest.wait_for(answers[-1][1], _COME_BACK_SECONDS):
                 log.warning("a committed verdict is slow to come back", extra={"decision_id": ids[-1]})
+
+    def _settle_later(self, decision_id: str, future: "Future[None]") -> None:
+        """Lease a record again when the publisher says, too late for who asked, that Kafka has refused its answer."""
+
+        def told(done: "Future[None]") -> None:
+            if done.exception() is not None and not isinstance(done.exception(), Undecided):
+                self._store.leases.not_published([decision_id], 0.0)
+
+        future.add_done_callback(told)
 
     def _row(self, decision_id: str) -> Any:
         row = self._store.record(decision_id)
@@ -323,9 +340,14 @@ def _fields(reading: Reading, suspect: dict[str, float]) -> list[dict[str, Any]]
         rendered = render(reading)
         found = [(field.path, rendered.text[field.start : field.end]) for field in rendered.fields] or [("1", rendered.text)]
     return [
-        {"path": path[:200], "value": value[:MOST_CHARACTERS], "characters": len(value), "weight": suspect.get(path)}
+        {"path": _shown(path[:200]), "value": _shown(value[:MOST_CHARACTERS]), "characters": len(value), "weight": suspect.get(path)}
         for path, value in found[:MOST_FIELDS]
     ]
+
+
+def _shown(text: str) -> str:
+    """Return a text that JSON can carry: a lone surrogate is shown as what cannot be shown."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _one_line(value: bytes | None) -> str:

@@ -136,7 +136,8 @@ class Door:
         """Return who asks, None for strangers."""
         header = self._settings.proxy_header
         if header is not None and request.client is not None and request.client.host in self._settings.trusted_proxies:
-            name = request.headers.get(header, "")
+            names = request.headers.getlist(header)  # a proxy that appends to what a client sent would let it be anybody
+            name = names[0] if len(names) == 1 else ""
             if _NAME.fullmatch(name):
                 user = self._users.get(name)
                 return Who(name, frozenset(user.roles if user is not None else (REVIEWER,)))

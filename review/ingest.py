@@ -79,6 +79,10 @@ class Ingest(threading.Thread):
             self.error = error
             log.error("reading the topics failed", extra={"detail": str(error)})  # noqa: TRY400
             self._failed()
+        except Exception as error:
+            self.error = WinnowError(f"reading the topics failed as nobody foresaw: {type(error).__name__}: {error}"[:500])
+            log.exception("reading the topics is over")
+            self._failed()
 
     def stop(self) -> None:
         """End the thread and let go of the consumer."""

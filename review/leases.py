@@ -148,11 +148,10 @@ class Leases:
 
     def _lapse(self, db: sa.Connection, now: float) -> None:
         """Take back what was kept too long."""
-        was_answered = sa.and_(tables.records.c.verdict.is_not(None), tables.records.c.look == FIRST)
         db.execute(
             sa.update(tables.records)
             .where(tables.records.c.state == LEASED, tables.records.c.lease_until < now)
-            .values(state=sa.case((was_answered, DONE), else_=OPEN))
+            .values(state=sa.case((was_answered(), DONE), else_=OPEN))
         )
 
     def _keep(self, db: sa.Connection, row: Any, reviewer: str, until: float) -> Lease:
@@ -165,10 +164,17 @@ class Leases:
         return Lease(row.decision_id, token, until)
 
 
+def was_answered() -> sa.ColumnElement[bool]:
+    """Return the condition of a row that had been settled before it was taken up again."""
+    return sa.and_(tables.records.c.verdict.is_not(None), tables.records.c.look == FIRST)
+
+
 def _wanted(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
     """Yield the conditions of the filters; a filter on what blind records do not show leaves them out."""
-    if filters.source is not None:
-        yield tables.records.c.source == filters.source
+    if filters.source == "quarantine":
+        yield sa.and_(tables.records.c.source == "quarantine", tables.records.c.blind.is_(False))
+    if filters.source == "audit":  # all that is blind: that a record was held or passed is what a reviewer must not know
+        yield tables.records.c.blind.is_(True)
     if filters.look is not None:
         yield tables.records.c.look == filters.look
     for column, value in (

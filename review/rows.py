@@ -27,14 +27,15 @@ def as_record(row: Any) -> Record:
 
 def row_of(source: str, record: Record) -> dict[str, object]:
     """Return the row of a held or audited record; what was drawn by the flat lottery is blind, held or not."""
+    _, ours = wire.split(record.headers)  # what a producer wrote under our names is not the gate's word
 
     def said(name: str) -> str | None:
-        return wire.last(record.headers, name)
+        return _storable(wire.last(ours, name))
 
     decision_id = said(wire.DECISION_ID) or record.decision_id
     reading = decode_value(record.value, "auto")
     content = reading if isinstance(reading, Content) else None
-    suspect = json.loads(said(wire.SUSPECT) or "[]")
+    suspect = _suspect(said(wire.SUSPECT))
     p_chosen, threshold = _number(said(wire.P_CHOSEN)), _number(said(wire.THRESHOLD))
     lottery = said(wire.LOTTERY)
     is_blind = source == "audit" or lottery == "flat"
@@ -87,7 +88,25 @@ def _logit(p: float) -> float:
 
 
 def _number(text: str | None) -> float | None:
-    return None if text is None else float(text)
+    """Return a header's number; what is none is as if it were not there, since anybody may write to a topic."""
+    try:
+        found = None if text is None else float(text)
+    except ValueError:
+        return None
+    return found if found is not None and math.isfinite(found) else None
+
+
+def _storable(text: str | None) -> str | None:
+    """Return a text without NUL, which PostgreSQL's texts cannot hold, and without lone surrogates."""
+    return None if text is None else text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+
+
+def _suspect(text: str | None) -> list[list[Any]]:
+    """Return [path, weight] pairs of the header; nothing where it holds anything else."""
+    try:
+        return [[str(path), min(1.0, max(0.0, float(weight)))] for path, weight in json.loads(text or "[]")]
+    except (ValueError, TypeError, RecursionError):
+        return []
 
 
 def verdict_row(record: Record, verdict: Verdict) -> dict[str, object]:
@@ -95,19 +114,19 @@ def verdict_row(record: Record, verdict: Verdict) -> dict[str, object]:
     return {
         "partition": record.partition,
         "offset": record.offset,
-        "decision_id": verdict.decision_id,
-        "reviewer": verdict.reviewer,
+        "decision_id": _storable(verdict.decision_id),
+        "reviewer": _storable(verdict.reviewer),
         "time_ms": verdict.time_ms,
         "verdict": "right" if verdict.is_right else "wrong",
         "source": verdict.source,
         "blind": verdict.blind,
         "reaches_clean": verdict.reaches_clean,
         "correction": verdict.correction,
-        "note": verdict.note,
+        "note": _storable(verdict.note),
     }
 
 
 def clean_row(record: Record) -> dict[str, object]:
     """Return the row of a clean record, kept to show what the same twin said before."""
-    decision_id = wire.last(record.headers, wire.DECISION_ID) or record.decision_id
+    decision_id = _storable(wire.last(record.headers, wire.DECISION_ID)) or record.decision_id
     return {"decision_id": decision_id, "key": record.key, "value": record.value, "timestamp_ms": record.timestamp_ms}

@@ -17,13 +17,13 @@ import sqlalchemy as sa
 from foundation.errors import SettingInvalid
 from review import tables
 from review.accounts import Accounts
-from review.leases import Leases
+from review.leases import Leases, was_answered
 from review.rows import clean_row, row_of, verdict_row
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
 from stream.records import Record, Verdict
 
-_ENOUGH_VERDICTS = 3
+_ENOUGH_REVIEWERS = 3
 _SCHEMA = 1
 
 
@@ -104,7 +104,8 @@ class Store:
     def reopen_unpublished(self) -> int:
         """Give back what a service that died had on the way; all verdicts in Kafka must have been applied before."""
         with self._engine.begin() as db:
-            done = db.execute(sa.update(tables.records).where(tables.records.c.state == PUBLISHING).values(state=OPEN, lease_until=0.0))
+            state = sa.case((was_answered(), DONE), else_=OPEN)
+            done = db.execute(sa.update(tables.records).where(tables.records.c.state == PUBLISHING).values(state=state, lease_until=0.0))
             return int(done.rowcount)
 
     def forget_projection(self) -> None:
@@ -147,7 +148,7 @@ class Store:
     def _next_look(self, decision_id: str, said: list[Any]) -> int | None:
         """Return which look a record waits for after these verdicts, None when the last one settles it."""
         by_reviewer = {event.reviewer: event.verdict for event in said}
-        if len(said) >= _ENOUGH_VERDICTS:
+        if len(by_reviewer) >= _ENOUGH_REVIEWERS:
             return None
         if len(by_reviewer) > 1:
             return CONFLICT if len(set(by_reviewer.values())) > 1 else None

@@ -341,8 +341,8 @@ class Sink:
             self._give_up(self._cause_of_death(), begun)
 
     def close(self) -> None:
-        """Let go of the producer, which ends its threads; nothing is open between two transactions."""
-        del self._producer
+        """Let go of the producer, which ends its threads; nothing is open between two transactions. Twice is once."""
+        self.__dict__.pop("_producer", None)
 
     def _flush(self) -> None:
         """Wait until every message is delivered or refused; a producer that has been fenced would wait for ever."""

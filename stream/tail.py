@@ -64,7 +64,10 @@ class Tail:
         """Return up to `most` records that have come, none after the time-out. Raises KafkaRefused."""
         found = []
         try:
-            messages = self._consumer.consume(most, timeout_seconds)
+            # asked for many at once it would wait for all of them, or for the whole time-out
+            messages = self._consumer.consume(1, timeout_seconds)
+            if messages and most > 1:
+                messages += self._consumer.consume(most - 1, 0)
         except KafkaException as error:
             raise KafkaRefused(f"the topics cannot be read: {error.args[0].str()}") from error
         for message in messages:

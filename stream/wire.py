@@ -8,7 +8,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stream.records import Decision, Draw, Headers, Record, Route, Verdict
+from stream.records import Decision, Draw, Headers, Lottery, Record, Route, Verdict
 
 DECISION_ID = "winnow.decision-id"
 TOPIC_ID = "winnow.topic-id"
@@ -36,6 +36,8 @@ ORIGIN_GATE, ORIGIN_RELEASE, ORIGIN_CORRECTION = b"gate", b"release", b"correcti
 ROUTE_AUDIT = b"audit"
 MAX_OUR_BYTES = 4_096
 MAX_SUSPECTS = 5
+_MOST_MS = 2**53
+_LOTTERIES = (None, *Lottery)
 _DRAW_BYTES = len(PROPENSITY) + len("0.000000") + len(LOTTERY) + len("extra")
 _ROUTE_BYTES = {route: route.value.encode() for route in Route}
 
@@ -191,7 +193,9 @@ def verdict_event(verdict: Verdict) -> bytes:
 def read_verdict(value: bytes | None) -> Verdict | None:
     """Return the verdict of an event; unknown fields are ignored, None where the event cannot be read."""
     try:
-        said = json.loads(value or b"")
+        said = json.loads((value or b"").decode("utf-8"))
+        if not (0 <= int(said["time_ms"]) < _MOST_MS and 0 < float(said["propensity"]) <= 1 and said.get("lottery") in _LOTTERIES):
+            return None
         if said["v"] != 1 or said["verdict"] not in ("right", "wrong") or said["source"] not in ("quarantine", "audit"):
             return None
         return Verdict(
@@ -216,7 +220,7 @@ def read_verdict(value: bytes | None) -> Verdict | None:
             said.get("field"),
             str(said.get("note") or ""),
         )
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

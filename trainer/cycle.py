@@ -212,12 +212,12 @@ def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSetti
 
 
 def _certificate(learned: Learned, flat: Sequence[Settled], p_stream: np.ndarray, settings: TrainSettings) -> Certificate | Refused:
-    """Certify on the flat draws; one that cannot be read by the model is left out, as the gate would hold it."""
+    """Certify on the flat draws; one that the model cannot read does not pass, as the gate would hold it."""
     encoded = encode_labelled([Labelled(each.content, each.is_right) for each in flat], learned.scorer.encoder, RENDERING)
-    if len(encoded.ids) < len(flat):
-        return Refused(f"{len(flat) - len(encoded.ids)} audit draws cannot be read by this model")
-    is_wrong = np.array([not each.is_right for each in flat], dtype=bool)
-    return certify(learned.p_of(encoded.ids), is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta)
+    p_flat = np.full(len(flat), -1.0)
+    p_flat[encoded.places] = learned.p_of(encoded.ids)
+    is_wrong = np.array([each.counts_as_wrong for each in flat], dtype=bool)
+    return certify(p_flat, is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta)
 
 
 def _threshold(certificate: Certificate | Refused, p_stream: np.ndarray, settings: TrainSettings) -> Threshold:
@@ -236,10 +236,11 @@ def _judged_by(version: Version, records: Sequence[Labelled], device: str) -> Ju
     manifest = version.manifest
     scorer = load_scorer(version, pick_device(device), SCORE_TOKENS)
     encoded = encode_labelled(records, scorer.encoder, cast(Rendering, manifest.rendering))
-    if len(encoded.ids) < len(records):
-        raise ModelRefused(f"{version.label} cannot read {len(records) - len(encoded.ids)} held-out records, so it cannot be compared")
-    d = d_of(scorer, encoded.ids)
-    return Judged(d, p_of(d, manifest.calibration), manifest.threshold.p_chosen)
+    # what it cannot read it holds, as the gate does
+    d, p = np.full(len(records), -np.inf), np.zeros(len(records))
+    d[encoded.places] = d_of(scorer, encoded.ids)
+    p[encoded.places] = p_of(d[encoded.places], manifest.calibration)
+    return Judged(d, p, manifest.threshold.p_chosen)
 
 
 def _report(
@@ -254,11 +255,13 @@ def _report(
     doubted: Doubted,
     snapshot: Snapshot,
 ) -> Report:
-    flat_places = slice(len(learned.test_set.records) - len(sorted_.flat), None)
-    p_flat, wrong_flat = judged.p_chosen[flat_places], ~learned.test_is_right[flat_places]
+    first = len(sorted_.hold_out)
+    at_flat = [(n, sorted_.flat[place - first]) for n, place in enumerate(learned.test_set.places) if place >= first]
+    p_flat = judged.p_chosen[[n for n, _ in at_flat]] if at_flat else np.zeros(0)
+    wrong_flat = np.array([each.counts_as_wrong for _, each in at_flat], dtype=bool)
     missed = None
     if len(p_flat):
-        missed = wrong_passed(p_flat >= judged.threshold, wrong_flat, np.array([each.propensity for each in sorted_.flat]))
+        missed = wrong_passed(p_flat >= judged.threshold, wrong_flat, np.array([each.propensity for _, each in at_flat]))
     return Report(
         losses=learned.trained.losses,
         p_test=judged.p_chosen.round(6).tolist(),

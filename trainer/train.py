@@ -91,7 +91,8 @@ def learn_from(
     """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused."""
     train_set = encode_labelled(learn, encoder, RENDERING)
     test_set = encode_labelled(test, encoder, RENDERING)
-    free = [record for record in rendered(stream, RENDERING) if not is_held_out(record.text, settings.held_out_share)]
+    kept = {text_of_content(record.content) for record in test}  # audit draws that no training may see are among them
+    free = [r for r in rendered(stream, RENDERING) if r.text not in kept and not is_held_out(r.text, settings.held_out_share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], verdict_pairs(test_set, encoder), settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)

@@ -42,6 +42,7 @@ class Settled(NamedTuple):
     reviewers: int
     time_ms: int
     correction: str | None
+    is_disputed: bool = False
 
     @property
     def is_flat(self) -> bool:
@@ -50,8 +51,13 @@ class Settled(NamedTuple):
 
     @property
     def is_pending(self) -> bool:
-        """Whether it is a `wrong` on an audit that still needs a second look."""
-        return self.source == "audit" and not self.is_right and self.reviewers < 2  # noqa: PLR2004
+        """Whether it still needs another look: two people disagree, or one alone has called an audit wrong."""
+        return self.is_disputed or (self.source == "audit" and not self.is_right and self.reviewers < 2)  # noqa: PLR2004
+
+    @property
+    def counts_as_wrong(self) -> bool:
+        """Whether a certificate must count it as wrong: also while two people disagree, since only a wrong is looked at twice."""
+        return self.is_disputed or not self.is_right
 
 
 def read_snapshot(
@@ -98,6 +104,8 @@ def settle(verdicts: Sequence[Verdict]) -> list[Settled]:
 
 def _settled(events: list[Verdict]) -> Settled:
     last = events[-1]
+    latest = {event.reviewer: event.is_right for event in events}
+    is_disputed = len(latest) == 2 and len(set(latest.values())) == 2  # noqa: PLR2004
     return Settled(
         last.decision_id,
         last.value.decode("utf-8", "replace"),
@@ -108,4 +116,5 @@ def _settled(events: list[Verdict]) -> Settled:
         len({event.reviewer for event in events}),
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
+        is_disputed,
     )

@@ -13,13 +13,14 @@ let ahead = null; // a promise of the next one
 let answered = []; // decision ids in the order of my answers, for undo
 let note = "";
 let busy = false;
+let correcting = null; // the lease that the open correction belongs to
 
 // --- asking
 
-async function ask(method, path, body) {
+async function ask(method, path, body, keepalive = false) {
   const headers = {"X-CSRF-Token": csrf};
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(path, {method, headers, body: body === undefined ? undefined : JSON.stringify(body), keepalive: method === "POST"});
+  const answer = await fetch(path, {method, headers, body: body === undefined ? undefined : JSON.stringify(body), keepalive});
   if (answer.status === 401) location.assign("/login");
   const said = await answer.json().catch(() => ({error: answer.statusText}));
   if (!answer.ok) throw Object.assign(new Error(said.error || answer.statusText), {status: answer.status});
@@ -145,17 +146,17 @@ async function refill() {
   try { await goOn(); } catch (error) { complain(error.message); } finally { busy = false; }
 }
 
-async function answer(verdict, correction) {
+async function answer(verdict, correction, corrected = current) {
   if (current === null || busy) return;
-  const lease = current;
+  const lease = corrected;
   const said = {lease: lease.lease, verdict, note};
   if (correction !== undefined) said.correction = correction;
   note = "";
   byId("note").value = "";
   if (correction !== undefined) { // rules may refuse a correction: wait before going on
-    const done = await ask("POST", place(lease, "verdict"), said);
-    tell(lease, verdict, done);
-    await refill();
+    busy = true;
+    try { tell(lease, verdict, await ask("POST", place(lease, "verdict"), said)); } finally { busy = false; }
+    if (current === lease) await refill();
     return;
   }
   answered.push(lease.decision_id);
@@ -176,7 +177,8 @@ function tell(lease, verdict, done, isKnown) {
 }
 
 async function letGo(lease) {
-  if (lease) await ask("POST", place(lease, "return"), {lease: lease.lease}).catch(() => undefined);
+  // a browser lets a request of up to 64 KiB outlive its page
+  if (lease) await ask("POST", place(lease, "return"), {lease: lease.lease}, true).catch(() => undefined);
 }
 
 async function skip() {
@@ -200,14 +202,18 @@ async function reopen(decisionId) {
 }
 
 async function undo() {
+  if (busy) return;
   const last = answered.pop();
   if (last === undefined) say(words.undo_nothing);
   else await reopen(last);
 }
 
 async function correct() {
-  if (current === null) return;
-  const {text} = await ask("GET", place(current, "value"));
+  if (current === null || busy) return;
+  const lease = current;
+  const {text} = await ask("GET", place(lease, "value"));
+  if (current !== lease) return; // answered meanwhile
+  correcting = lease;
   byId("correction").value = text;
   byId("correct-said").textContent = "";
   byId("correct-dialog").showModal();
@@ -216,7 +222,7 @@ async function correct() {
 async function saveCorrection(event) {
   event.preventDefault();
   try {
-    await answer("wrong", byId("correction").value);
+    await answer("wrong", byId("correction").value, correcting);
     byId("correct-dialog").close();
   } catch (error) { byId("correct-said").textContent = error.message; }
 }
@@ -264,6 +270,7 @@ async function answerMany(group, verdict) {
     const done = await ask("POST", "/api/bulk", {...group, verdict});
     byId("list-dialog").close();
     say(`${words.answered}: ${done.answered}`);
+    await letGo(current);
     await refill();
   } catch (error) { list(words.bulk_title, make("p", {role: "alert"}, error.message)); }
 }
@@ -289,9 +296,10 @@ async function renew() {
   for (const lease of [current, next]) {
     if (!lease || Date.now() - lease.taken < seconds * 500) continue;
     lease.taken = Date.now();
-    ask("POST", place(lease, "renew"), {lease: lease.lease}).catch(() => {
-      if (lease === next) fetchAhead();
-      else if (lease === current) { complain(words.lost); refill(); }
+    ask("POST", place(lease, "renew"), {lease: lease.lease}).catch((error) => {
+      if (error.status !== 409) return; // the service is away; the lease may outlive that
+      if (lease !== current) fetchAhead();
+      else if (!document.querySelector("dialog[open]")) { complain(words.lost); refill(); }
     });
   }
 }
@@ -308,6 +316,7 @@ const acts = {right: () => answer("right"), wrong: () => answer("wrong"), correc
 const keys = {1: "right", 2: "wrong", 3: "correct", s: "skip", u: "undo", n: "note", h: "history", b: "bulk", "?": "help"};
 
 document.addEventListener("keydown", (event) => {
+  if (event.repeat) return;
   if (event.ctrlKey && event.key === "Enter" && byId("correct-dialog").open) { byId("correct-form").requestSubmit(); return; }
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (event.target.closest("input, textarea, select, dialog")) return;

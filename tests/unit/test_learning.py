@@ -133,11 +133,12 @@ def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
     settled = {each.decision_id: each for each in settle(said)}
     assert (settled["t:0:0"].is_right, settled["t:0:0"].reviewers) == (False, 2)
     assert settled["t:0:2"].is_flat
-    assert [name for name, each in settled.items() if each.is_pending] == ["t:0:2", "t:0:3"]
+    assert [name for name, each in settled.items() if each.is_pending] == ["t:0:0", "t:0:2", "t:0:3"]
+    assert settled["t:0:0"].counts_as_wrong
     found = sort(list(settled.values()), TrainSettings())
     assert [each.decision_id for each in found.flat] == ["t:0:2"]
     contents = {r.content: (r.is_right, r.weight) for r in [*found.learn, *found.hold_out]}
-    assert contents == {"record 0": (False, 1.0), "record 1": (False, 1.0), "better": (True, 1.0), "record 4": (False, 2.0)}
+    assert contents == {"record 1": (False, 1.0), "better": (True, 1.0), "record 4": (False, 2.0)}
     assert all(is_held_out(r.content, 0.2) for r in found.hold_out)
     assert len(found.learn) == len(found.learn_ids)
 
