@@ -27,6 +27,9 @@ from confluent_kafka import Producer
 from bench.machine import keep
 from demo.broker import free_port, temporary_broker
 from demo.ledger import messages
+from foundation.settings import as_toml
+from model_registry.config import RegistrySettings
+from review.config import ReviewSettings
 from stream import wire
 from stream.cluster import base_config, make_topics
 from stream.config import KafkaSettings, TopicSettings
@@ -121,11 +124,9 @@ def _answer_all(client: Client, said: list[Acknowledged], left: threading.Semaph
 def start(tables: SimpleNamespace, place: Path, port: int) -> "subprocess.Popen[str]":
     """Start `winnow review` and wait until it says that it is ready."""
     config = place / "winnow.toml"
-    named = "".join(f'{name} = "{value}"\n' for name, value in tables.topics.model_dump().items())
-    config.write_text(
-        f'[kafka]\nbootstrap_servers = "{tables.kafka.bootstrap_servers}"\n[topics]\n{named}[registry]\nurl = "{place}/registry"\n'
-        f'[review]\nport = {port}\nproxy_header = "{HEADER}"\nsecond_share = 0.0\ndatabase_url = "sqlite:///{place}/review.sqlite3"\n'
-    )
+    review = ReviewSettings(port=port, proxy_header=HEADER, second_share=0.0, database_url=f"sqlite:///{place}/review.sqlite3")
+    registry = RegistrySettings(url=f"{place}/registry")
+    config.write_text(as_toml({"kafka": tables.kafka, "topics": tables.topics, "registry": registry, "review": review}))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
     service = subprocess.Popen(
         [sys.executable, "-m", "winnow", "review", "--config", str(config)], stdout=subprocess.PIPE, text=True, env=environment

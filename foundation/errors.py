@@ -11,6 +11,7 @@ WinnowError                       1  a bug, unless a leaf says otherwise
 │   ├── VersionMissing            4
 │   ├── FileChanged               4
 │   └── FingerprintDiffers        4
+├── StoreTaken                    3  another review service writes into the store
 ├── DataRefused                   5  a data set cannot be read or trained on
 └── BrokerNotStarted              3  the embedded Kafka did not come up
 """
@@ -52,6 +53,12 @@ class GateFenced(KafkaRefused):
 
 class BrokerNotStarted(KafkaRefused):
     """The embedded Kafka could not be fetched, verified or started."""
+
+
+class StoreTaken(WinnowError):
+    """Another review service writes into this store now."""
+
+    exit_code = 3
 
 
 class ModelRefused(WinnowError):

@@ -23,7 +23,7 @@ from review.store import Store
 from stream.decode import decode_value
 from stream.records import Content, Reading, Verdict
 from stream.release import Releaser
-from stream.render import leaves, render
+from stream.render import leaves, render, without_surrogates
 from stream.rules import Rules
 
 log = logging.getLogger("winnow.review")
@@ -63,6 +63,10 @@ class Answers:
         """Take the parts."""
         self._settings, self._store, self._ingest, self._publisher, self._releaser, self._rules, self._metrics = deps
 
+    def not_ready(self) -> str | None:
+        """Return why no answer can be taken at the moment, or None."""
+        return self._ingest.not_ready() or self._publisher.not_ready()
+
     def lease(self, who: Who, body: dict[str, Any]) -> dict[str, Any]:
         """Keep the next record for who asks and show it; decision_id is None when nothing is left."""
         with self._metrics.lease_seconds.time():
@@ -71,7 +75,7 @@ class Answers:
 
     def lease_again(self, who: Who, decision_id: str) -> dict[str, Any]:
         """Keep a named record: one's own answer to take back, or one that a link names."""
-        return self._leased(self._store.leases.lease_again(decision_id, who.name, self._settings.lease_seconds))
+        return self._leased(self._store.leases.lease_again(decision_id, who.name, self._settings.lease_seconds, is_lead=who.may(LEAD)))
 
     def renew(self, who: Who, decision_id: str, body: dict[str, Any]) -> dict[str, Any]:
         """Keep a record for as long again."""
@@ -340,14 +344,14 @@ def _fields(reading: Reading, suspect: dict[str, float]) -> list[dict[str, Any]]
         rendered = render(reading)
         found = [(field.path, rendered.text[field.start : field.end]) for field in rendered.fields] or [("1", rendered.text)]
     return [
-        {"path": _shown(path[:200]), "value": _shown(value[:MOST_CHARACTERS]), "characters": len(value), "weight": suspect.get(path)}
+        {
+            "path": without_surrogates(path[:200]),
+            "value": without_surrogates(value[:MOST_CHARACTERS]),
+            "characters": len(value),
+            "weight": suspect.get(path),
+        }
         for path, value in found[:MOST_FIELDS]
     ]
-
-
-def _shown(text: str) -> str:
-    """Return a text that JSON can carry: a lone surrogate is shown as what cannot be shown."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _one_line(value: bytes | None) -> str:

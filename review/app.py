@@ -5,6 +5,7 @@ running anything that this service did not write.
 """
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -33,6 +35,8 @@ from review.models import Models
 from review.publish import Undecided, Unwritable
 from review.store import Store
 from review.words import LANGUAGES, words_of
+
+log = logging.getLogger("winnow.review")
 
 HERE = Path(__file__).parent
 MOST_BODY_BYTES = 8_000_000
@@ -110,7 +114,7 @@ class Pages:
             Route("/api/login", self._log_in, methods=["POST"]),
             Route("/api/logout", self._log_out, methods=["POST"]),
             Route("/livez", lambda _: PlainTextResponse("alive\n")),
-            Route("/readyz", lambda _: PlainTextResponse("ready\n")),
+            Route("/readyz", self._readyz),
             Route("/metrics", self._scrape),
         ]
         middleware = [Middleware(_Hardened)]
@@ -119,7 +123,8 @@ class Pages:
             names = ["127.0.0.1", "localhost", "[::1]", self._settings.bind]
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
         files = [Mount("/static/report", StaticFiles(directory=ASSETS)), Mount("/static", StaticFiles(directory=HERE / "static"))]
-        app = Starlette(routes=[*routes, *files], middleware=middleware)
+        # an OperationalError is a database that is away or busy, not a request that is wrong
+        app = Starlette(routes=[*routes, *files], middleware=middleware, exception_handlers={OperationalError: _store_away})
         app.state.answers = answers
         return app
 
@@ -198,6 +203,10 @@ class Pages:
             "kappa": None if kappa is None else round(kappa, 3),
         }
 
+    def _readyz(self, _: Request) -> Response:
+        reason = self._answers.not_ready()
+        return PlainTextResponse("ready\n" if reason is None else f"{reason}\n", status_code=200 if reason is None else 503)
+
     def _scrape(self, _: Request) -> Response:
         self._answers.counts(None)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
@@ -250,6 +259,11 @@ async def _body_of(request: Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise AnswerInvalid("the body must be a JSON object")
     return body
+
+
+def _store_away(_request: Request, error: Exception) -> Response:
+    log.warning("the store does not answer", extra={"detail": type(error).__name__})
+    return JSONResponse({"error": "the store does not answer at the moment; nothing is lost, try again"}, status_code=503)
 
 
 def _refusal(error: WinnowError) -> Response:

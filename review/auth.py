@@ -177,25 +177,33 @@ class Door:
         """Return (cookie, CSRF token, seconds). Raises NotAllowed: 429 after too many tries, 401 for a wrong name or password."""
         now = time.monotonic()
         if len(self._tries) > _MOST_REMEMBERED:
-            self._tries.clear()
+            self._forget_tries(now)
         asked = [
             self._tries.setdefault((kind, value), deque(maxlen=_TRIES[kind])) for kind, value in (("name", name), ("address", address))
         ]
         for tries in asked:
             if len(tries) == tries.maxlen and now - tries[0] < _TRIES_SECONDS:
                 raise NotAllowed(429, f"too many tries; wait {_TRIES_SECONDS:.0f} seconds")
+        for tries in asked:
+            tries.append(now)  # before the hash, which takes long enough for many more tries beside it
         user = self._users.get(name)
         try:
             self._hasher.verify(user.password if user is not None else self._nobody, password)
         except (Argon2Error, InvalidHashError):
-            for tries in asked:
-                tries.append(now)
             raise NotAllowed(401, "the name or the password is wrong") from None
         if user is None:
             raise NotAllowed(401, "the name or the password is wrong")
         asked[0].clear()
+        if asked[1]:
+            asked[1].pop()
         token, seconds = secrets.token_urlsafe(32), self._settings.session_hours * 3600
         return token, self._store.accounts.open_session(_hash(token), name, time.time() + seconds), seconds
+
+    def _forget_tries(self, now: float) -> None:
+        """Forget tries that count no more; while too many still count, the oldest."""
+        newest = {who: tries[-1] if tries else 0.0 for who, tries in list(self._tries.items())}
+        kept = sorted((at, who) for who, at in newest.items() if now - at < _TRIES_SECONDS)[-_MOST_REMEMBERED:]
+        self._tries = {who: self._tries[who] for _, who in kept}
 
     def log_out(self, request: Request) -> None:
         """End the session of a request."""

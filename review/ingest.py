@@ -8,8 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
-from foundation.errors import KafkaRefused, WinnowError
+from sqlalchemy.exc import OperationalError
+
+from foundation.errors import WinnowError
 from review.metrics import ReviewMetrics
 from review.store import Store
 from stream import wire
@@ -21,7 +24,8 @@ log = logging.getLogger("winnow.review")
 
 _MOST = 2_000
 _POLL_SECONDS = 0.2
-_CATCH_UP_SILENCE_SECONDS = 60.0
+_KEPT_SECONDS = 60.0
+_PAUSE_SECONDS = 1.0
 
 
 class Ingest(threading.Thread):
@@ -35,33 +39,34 @@ class Ingest(threading.Thread):
         metrics: ReviewMetrics,
         *,
         read_clean: bool,
+        rebuild: bool = False,
         failed: Callable[[], None],
     ) -> None:
-        """Begin where the store has come to; `failed` is called when reading cannot go on. Raises TopicMissing."""
+        """Take the store over and begin where it has come to, or anew; `failed` is called when reading cannot go on.
+
+        Raises TopicMissing.
+        """
         super().__init__(name="ingest", daemon=True)
         self._topics = topics
         self._store = store
         self._metrics = metrics
         self._failed = failed
         names = [topics.quarantine, topics.audit, topics.verdicts, *([topics.clean] if read_clean else [])]
-        kept = {place: after for place, after in store.offsets().items() if place[0] in names}
+        kept = {place: after for place, after in store.take_over(forget=rebuild).items() if place[0] in names}
         self._tail = Tail(kafka, names, kept)
+        self._stored = kept
+        self._trouble: str | None = None
         self._over = threading.Event()
         self._applied = threading.Condition()
         self._seen: dict[tuple[str, str, int], float] = {}
         self.error: WinnowError | None = None
 
-    def catch_up(self, report: Callable[[int], None] = lambda records: None) -> int:
+    def catch_up(self) -> int:
         """Read all topics to their present ends and return how many records came. Raises KafkaRefused."""
-        records, heard, places = 0, time.monotonic(), len(self._tail.open_places)
-        while not self._tail.is_at_end:
-            came = self._once()
-            records += came
-            report(records)
-            if came or len(self._tail.open_places) != places:
-                heard, places = time.monotonic(), len(self._tail.open_places)
-            elif time.monotonic() - heard > _CATCH_UP_SILENCE_SECONDS:
-                raise KafkaRefused(f"nothing comes from {self._tail.open_places}; is a transaction left open there?")
+        records = 0
+        for came in self._tail.to_end():
+            self._take(came)
+            records += len(came)
         return records
 
     def wait_for(self, verdict: Verdict, timeout_seconds: float) -> bool:
@@ -70,11 +75,17 @@ class Ingest(threading.Thread):
         with self._applied:
             return self._applied.wait_for(lambda: name in self._seen, timeout_seconds)
 
+    def not_ready(self) -> str | None:
+        """Return why nothing is read at the moment, or None."""
+        if self.error is not None:
+            return f"reading is over: {self.error}"
+        return self._trouble if self.is_alive() else "reading has not begun"
+
     def run(self) -> None:
         """Read until stopped."""
         try:
             while not self._over.is_set():
-                self._once()
+                self._take(self._tail.poll(_MOST, _POLL_SECONDS))
         except WinnowError as error:
             self.error = error
             log.error("reading the topics failed", extra={"detail": str(error)})  # noqa: TRY400
@@ -91,11 +102,10 @@ class Ingest(threading.Thread):
             self.join(10)
         self._tail.close()
 
-    def _once(self) -> int:
-        before = dict(self._tail.next)
-        records = self._tail.poll(_MOST, _POLL_SECONDS)
-        if self._tail.next == before:
-            return 0
+    def _take(self, records: list[Record]) -> None:
+        changed = {place: after for place, after in self._tail.next.items() if self._stored.get(place) != after}
+        if not changed:
+            return
         held: list[tuple[str, Record]] = []
         verdicts: list[tuple[Record, Verdict]] = []
         clean = []
@@ -111,15 +121,29 @@ class Ingest(threading.Thread):
                 clean.append(record)
             elif wire.last(record.headers, wire.DECISION_ID) is not None:
                 held.append(("audit" if record.topic == self._topics.audit else "quarantine", record))
-        changed = {place: after for place, after in self._tail.next.items() if before.get(place) != after}
-        self._store.apply(held, verdicts, clean, changed)
+        if not self._patiently(partial(self._store.apply, held, verdicts, clean, changed)):
+            return
+        self._stored |= changed
         if verdicts:
             now = time.monotonic()
             with self._applied:
-                self._seen = {name: at for name, at in self._seen.items() if now - at < _CATCH_UP_SILENCE_SECONDS}
+                self._seen = {name: at for name, at in self._seen.items() if now - at < _KEPT_SECONDS}
                 self._seen |= {_name_of(verdict): now for _, verdict in verdicts}
                 self._applied.notify_all()
-        return len(records)
+
+    def _patiently(self, apply: Callable[[], object]) -> bool:
+        """Apply as often as it needs while the database is away, which twice is harmless; False when told to stop."""
+        while not self._over.is_set():
+            try:
+                apply()
+            except OperationalError as error:
+                self._trouble = f"the store does not answer: {type(error.orig).__name__}"
+                log.warning("the store does not answer; trying again", extra={"detail": str(error.orig).splitlines()[:1]})
+                self._over.wait(_PAUSE_SECONDS)
+            else:
+                self._trouble = None
+                return True
+        return False
 
 
 def _name_of(verdict: Verdict) -> tuple[str, str, int]:

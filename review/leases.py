@@ -67,8 +67,12 @@ class Leases:
                 return None
             return self._keep(db, chosen, reviewer, now + seconds)
 
-    def lease_again(self, decision_id: str, reviewer: str, seconds: float) -> Lease:
-        """Keep one named record, answered before or not: for undo and for links. Raises LeaseLost if somebody else has it."""
+    def lease_again(self, decision_id: str, reviewer: str, seconds: float, *, is_lead: bool) -> Lease:
+        """Keep one named record, answered before or not: for undo and for links.
+
+        Raises LeaseLost if somebody else has it, or if two disagree and who asks is the one of them that answered first:
+        a conflict is settled by a third or by a lead.
+        """
         now = time.time()
         with self._engine.begin() as db:
             self._lapse(db, now)
@@ -77,6 +81,9 @@ class Leases:
                 raise LeaseLost(f"there is no record {decision_id}")
             if row.state == PUBLISHING or (row.state == LEASED and row.lease_by != reviewer):
                 raise LeaseLost(f"{row.lease_by} has {decision_id} at the moment")
+            mine = sa.select(tables.verdicts.c.offset).where(_said_by(reviewer, decision_id)).limit(1)
+            if row.look == CONFLICT and not is_lead and row.verdict_by != reviewer and db.execute(mine).first() is not None:
+                raise LeaseLost(f"another reviewer disagrees with your answer to {decision_id}; somebody else settles it")
             return self._keep(db, row, reviewer, now + seconds)
 
     def renew(self, decision_id: str, token: int, reviewer: str, seconds: float) -> Lease:
@@ -189,10 +196,14 @@ def _wanted(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
 def _open_to(reviewer: str, is_lead: bool) -> Iterator[sa.ColumnElement[bool]]:
     """Yield the conditions under which an open record may be offered to a reviewer: a second look is somebody else's."""
     yield tables.records.c.state == OPEN
-    mine = sa.exists().where(tables.verdicts.c.decision_id == tables.records.c.decision_id, tables.verdicts.c.reviewer == reviewer)
+    mine = sa.exists().where(_said_by(reviewer, tables.records.c.decision_id))
     settles = sa.and_(tables.records.c.look == CONFLICT, sa.true() if is_lead else sa.false())
     yield sa.or_(tables.records.c.look == FIRST, settles, ~mine)
     yield ~sa.exists().where(tables.skips.c.decision_id == tables.records.c.decision_id, tables.skips.c.reviewer == reviewer)
+
+
+def _said_by(reviewer: str, decision_id: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    return sa.and_(tables.verdicts.c.decision_id == decision_id, tables.verdicts.c.reviewer == reviewer)
 
 
 def _ordered(order: Order) -> tuple[sa.ColumnElement[Any], ...]:

@@ -58,6 +58,10 @@ class Publisher(threading.Thread):
         self._jobs.put(job)
         return job.done
 
+    def not_ready(self) -> str | None:
+        """Return why no verdict can be published, or None."""
+        return f"publishing is over: {self.error}" if self.error is not None else None if self.is_alive() else "publishing has not begun"
+
     def stop(self) -> None:
         """Commit what waits, then end."""
         if self.is_alive():

@@ -1,17 +1,23 @@
 """Records and verdicts as Kafka carried them -> rows of the store, and back."""
 
+import hashlib
 import json
 import math
 from typing import Any
 
 from review.pattern import pattern_of
 from stream import wire
-from stream.decide import ticket
+from stream.decide import logit, ticket
 from stream.decode import decode_value
 from stream.records import Content, Headers, Record, Verdict
-from stream.render import leaves, text_of
+from stream.render import leaves, text_of, without_surrogates
 
 _CERTAIN = 1e3
+
+
+def hash_of(key: bytes | None) -> str | None:
+    """Return what a key is looked up by, 64 hexadecimal digits."""
+    return None if key is None else hashlib.sha256(key).hexdigest()
 
 
 def headers_of(row: Any) -> Headers:
@@ -45,6 +51,7 @@ def row_of(source: str, record: Record) -> dict[str, object]:
         "source": source,
         "topic_id": said(wire.TOPIC_ID) or "",
         "key": record.key,
+        "key_hash": hash_of(record.key),
         "value": record.value,
         "headers": json.dumps(headers),
         "timestamp_ms": record.timestamp_ms,
@@ -79,12 +86,7 @@ def _uncertainty(decision_id: str, p_chosen: float | None, threshold: float | No
         return ticket(decision_id, "place") * 2.0
     if p_chosen is None or threshold is None:
         return _CERTAIN
-    return abs(_logit(p_chosen) - _logit(threshold))
-
-
-def _logit(p: float) -> float:
-    kept = min(max(p, 1e-6), 1 - 1e-6)
-    return math.log(kept / (1 - kept))
+    return abs(logit(p_chosen) - logit(threshold))
 
 
 def _number(text: str | None) -> float | None:
@@ -98,7 +100,7 @@ def _number(text: str | None) -> float | None:
 
 def _storable(text: str | None) -> str | None:
     """Return a text without NUL, which PostgreSQL's texts cannot hold, and without lone surrogates."""
-    return None if text is None else text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+    return None if text is None else without_surrogates(text).replace("\x00", "\ufffd")
 
 
 def _suspect(text: str | None) -> list[list[Any]]:
@@ -129,4 +131,10 @@ def verdict_row(record: Record, verdict: Verdict) -> dict[str, object]:
 def clean_row(record: Record) -> dict[str, object]:
     """Return the row of a clean record, kept to show what the same twin said before."""
     decision_id = _storable(wire.last(record.headers, wire.DECISION_ID)) or record.decision_id
-    return {"decision_id": decision_id, "key": record.key, "value": record.value, "timestamp_ms": record.timestamp_ms}
+    return {
+        "decision_id": decision_id,
+        "key": record.key,
+        "key_hash": hash_of(record.key),
+        "value": record.value,
+        "timestamp_ms": record.timestamp_ms,
+    }

@@ -50,14 +50,12 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
     rules = Rules.load(tables.gate.rules_file)
     cluster = look_at_cluster(kafka, [topics.clean, topics.quarantine, topics.audit, topics.verdicts], topics.clean)
     with ExitStack() as parts:
-        store = parts.enter_context(opened(settings.database_url, settings.second_share))
-        if rebuild:
-            store.forget_projection()
+        store = parts.enter_context(opened(settings.database_url, settings.second_share, anew=rebuild))
         metrics = ReviewMetrics()
         # the transactional id comes first: it ends what a predecessor left open, so that the topics have an end to read to
         publisher = Publisher(kafka, failed)
         parts.callback(publisher.stop)
-        ingest = Ingest(kafka, topics, store, metrics, read_clean=settings.read_clean, failed=failed)
+        ingest = Ingest(kafka, topics, store, metrics, read_clean=settings.read_clean, failed=failed, rebuild=rebuild)
         parts.callback(ingest.stop)
         records = ingest.catch_up()
         store.reopen_unpublished()
@@ -91,13 +89,18 @@ def serve(tables: Any, *, rebuild: bool = False) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, leave)
 
-    with _listener(tables.review.bind, tables.review.port) as listener, service(tables, rebuild=rebuild, failed=leave) as running:
+    def failed() -> None:
+        if server is not None:
+            server.should_exit = True
+
+    with _listener(tables.review.bind, tables.review.port) as listener, service(tables, rebuild=rebuild, failed=failed) as running:
         if rebuild:
             print(f"rebuilt from {running.caught_up_records} records and verdicts", file=sys.stderr)  # noqa: T201
         server = _Server(uvicorn.Config(running.app, log_level="warning", access_log=False, server_header=False, proxy_headers=False))
         host, port = listener.getsockname()[:2]
-        print(f"ready http://{host}:{port}", flush=True)  # noqa: T201
-        server.run(sockets=[listener])
+        if running.ingest.error is None and running.publisher.error is None:  # a part may have failed before there was a server
+            print(f"ready http://{host}:{port}", flush=True)  # noqa: T201
+            server.run(sockets=[listener])
         for error in (running.ingest.error, running.publisher.error):
             if error is not None:
                 raise error

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from foundation.errors import SettingInvalid
+from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
 from review.leases import Leases, was_answered
-from review.rows import clean_row, row_of, verdict_row
+from review.rows import clean_row, hash_of, row_of, verdict_row
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
 from stream.records import Record, Verdict
 
 _ENOUGH_REVIEWERS = 3
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 class Counts(NamedTuple):
@@ -41,26 +41,41 @@ class Counts(NamedTuple):
 class Store:
     """The database of one review service."""
 
-    def __init__(self, url: str, second_share: float = 0.0) -> None:
-        """Connect and create what is missing. Raises SettingInvalid when the URL or the database cannot be used."""
+    def __init__(self, url: str, second_share: float = 0.0, *, anew: bool = False) -> None:
+        """Connect and create what is missing; `anew` gives up what a store of another schema projects.
+
+        Raises SettingInvalid when the URL or the database cannot be used.
+        """
         self._second_share = second_share
+        self._epoch: int | None = None
         try:
-            self._engine = sa.create_engine(url, pool_size=16, max_overflow=16) if not url.startswith("sqlite") else sa.create_engine(url)
+            self._engine = sa.create_engine(url, pool_size=16, max_overflow=16, pool_pre_ping=True) if not url.startswith("sqlite") else sa.create_engine(url)
             if self._engine.dialect.name == "sqlite":
                 _serialise(self._engine)
-            tables.META.create_all(self._engine)
             with self._engine.begin() as db:
-                found = db.execute(sa.select(tables.schema.c.version)).scalar()
-                if found is None:
-                    db.execute(sa.insert(tables.schema).values(version=_SCHEMA))
+                found = self._make(db, anew=anew)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             shown = sa.engine.make_url(url).render_as_string() if "://" in url else url
             raise SettingInvalid(f"review.database_url = {shown} cannot be used: {str(error).splitlines()[0][:200]}") from error
-        if found not in (None, _SCHEMA):
+        if found != _SCHEMA:
+            self.close()
             raise SettingInvalid(f"the store is of schema {found}, this winnow writes {_SCHEMA}; `winnow review --rebuild` makes it anew")
 
         self.leases = Leases(self._engine)
         self.accounts = Accounts(self._engine)
+
+    def _make(self, db: sa.Connection, *, anew: bool) -> int:
+        """Create what is missing and return the schema that is there; `anew` makes the tables of an earlier one again."""
+        tables.schema.create(db, checkfirst=True)
+        found = db.execute(sa.select(tables.schema.c.version)).scalar()
+        if found is None or (anew and found != _SCHEMA):
+            tables.META.drop_all(db, tables=list(tables.PROJECTED))
+            db.execute(sa.delete(tables.schema))
+            db.execute(sa.insert(tables.schema).values(version=_SCHEMA))
+            found = _SCHEMA
+        if found == _SCHEMA:
+            tables.META.create_all(db)
+        return int(found)
 
     def close(self) -> None:
         """Close the connections."""
@@ -68,9 +83,17 @@ class Store:
 
     # --- projection
 
-    def offsets(self) -> dict[tuple[str, int], int]:
-        """Return where reading goes on."""
+    def take_over(self, *, forget: bool = False) -> dict[tuple[str, int], int]:
+        """Become the one service that writes here, and return where reading goes on; an earlier one is refused from now on.
+
+        `forget` drops all that comes from the topics, to be read again from their beginnings.
+        """
         with self._engine.begin() as db:
+            self._epoch = (db.execute(sa.select(tables.owner.c.epoch).with_for_update()).scalar() or 0) + 1
+            db.execute(sa.delete(tables.owner))
+            db.execute(sa.insert(tables.owner).values(epoch=self._epoch))
+            for table in tables.PROJECTED if forget else ():
+                db.execute(sa.delete(table))
             return {(row.topic, row.partition): row.next for row in db.execute(sa.select(tables.offsets))}
 
     def apply(
@@ -83,12 +106,16 @@ class Store:
         """Take in what was read, with the offsets behind it, in one transaction; return the decisions that were touched.
 
         `held` are records with their source. What is there already changes nothing, so reading twice is harmless.
+        Raises StoreTaken.
         """
         rows = [row_of(source, record) for source, record in held]
         said = [verdict_row(record, verdict) for record, verdict in verdicts]
         earlier = [clean_row(record) for record in clean]
         touched = {str(row["decision_id"]) for row in [*rows, *said]}
         with self._engine.begin() as db:
+            epoch = db.execute(sa.select(tables.owner.c.epoch).with_for_update(read=True)).scalar()
+            if epoch != self._epoch:
+                raise StoreTaken("another `winnow review` has taken this store over; stop one of the two")
             for table, new in ((tables.records, rows), (tables.verdicts, said), (tables.clean, earlier)):
                 if new:
                     db.execute(tables.insert(db, table).on_conflict_do_nothing(), new)
@@ -107,12 +134,6 @@ class Store:
             state = sa.case((was_answered(), DONE), else_=OPEN)
             done = db.execute(sa.update(tables.records).where(tables.records.c.state == PUBLISHING).values(state=state, lease_until=0.0))
             return int(done.rowcount)
-
-    def forget_projection(self) -> None:
-        """Drop all that comes from the topics, to be read again from their beginnings."""
-        with self._engine.begin() as db:
-            for table in tables.PROJECTED:
-                db.execute(sa.delete(table))
 
     def _settle(self, db: sa.Connection, decision_ids: set[str]) -> None:
         """Work out the state of the rows from all their verdicts; rows that know of as many already stay as they are."""
@@ -177,7 +198,7 @@ class Store:
             for table in (tables.records, tables.clean):
                 source = table.c.source if table is tables.records else sa.literal("clean")
                 wanted = sa.select(table.c.decision_id, source, table.c.timestamp_ms, table.c.value)
-                wanted = wanted.where(table.c.key == key, table.c.timestamp_ms < before_ms)
+                wanted = wanted.where(table.c.key_hash == hash_of(key), table.c.timestamp_ms < before_ms)
                 found += [tuple(row) for row in db.execute(wanted.order_by(table.c.timestamp_ms.desc()).limit(most))]
         return sorted(found, key=lambda row: -row[2])[:most]
 
@@ -257,12 +278,15 @@ class Store:
     def erase(self, key: bytes) -> int:
         """Delete all records of a key with their verdicts, and return how many records there were."""
         with self._engine.begin() as db:
-            ids = [row.decision_id for row in db.execute(sa.select(tables.records.c.decision_id).where(tables.records.c.key == key))]
+            ids = [
+                row.decision_id
+                for row in db.execute(sa.select(tables.records.c.decision_id).where(tables.records.c.key_hash == hash_of(key)))
+            ]
             for piece in tables.pieces(ids):
                 db.execute(sa.delete(tables.verdicts).where(tables.verdicts.c.decision_id.in_(piece)))
                 db.execute(sa.delete(tables.skips).where(tables.skips.c.decision_id.in_(piece)))
-            gone = db.execute(sa.delete(tables.records).where(tables.records.c.key == key)).rowcount
-            return int(gone) + int(db.execute(sa.delete(tables.clean).where(tables.clean.c.key == key)).rowcount)
+            gone = db.execute(sa.delete(tables.records).where(tables.records.c.key_hash == hash_of(key))).rowcount
+            return int(gone) + int(db.execute(sa.delete(tables.clean).where(tables.clean.c.key_hash == hash_of(key))).rowcount)
 
 
 def kappa(pairs: Sequence[tuple[str, ...]]) -> float | None:
@@ -290,9 +314,9 @@ def _serialise(engine: sa.Engine) -> None:
 
 
 @contextmanager
-def opened(url: str, second_share: float) -> Iterator[Store]:
+def opened(url: str, second_share: float, *, anew: bool = False) -> Iterator[Store]:
     """Open a store and close it in the end."""
-    store = Store(url, second_share)
+    store = Store(url, second_share, anew=anew)
     try:
         yield store
     finally:

@@ -12,6 +12,7 @@ OPEN, LEASED, PUBLISHING, DONE = "open", "leased", "publishing", "done"
 META = sa.MetaData()
 
 schema = sa.Table("winnow_schema", META, sa.Column("version", sa.Integer, primary_key=True))
+owner = sa.Table("owner", META, sa.Column("epoch", sa.Integer, primary_key=True))
 offsets = sa.Table(
     "offsets",
     META,
@@ -26,6 +27,7 @@ records = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("topic_id", sa.Text, nullable=False),
     sa.Column("key", sa.LargeBinary),
+    sa.Column("key_hash", sa.Text),  # a key may be longer than an index takes
     sa.Column("value", sa.LargeBinary),
     sa.Column("headers", sa.Text, nullable=False),
     sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
@@ -55,7 +57,7 @@ records = sa.Table(
     sa.Index("by_age", "state", "timestamp_ms", "decision_id"),
     sa.Index("by_reason", "state", "reason", "pattern", "uncertainty"),
     sa.Index("by_lease", "state", "lease_until"),
-    sa.Index("by_key", "key", "timestamp_ms"),
+    sa.Index("by_key", "key_hash", "timestamp_ms"),
     sa.Index("by_reviewer", "verdict_by", "verdict_ms"),
 )
 verdicts = sa.Table(
@@ -78,9 +80,10 @@ clean = sa.Table(
     META,
     sa.Column("decision_id", sa.Text, primary_key=True),
     sa.Column("key", sa.LargeBinary),
+    sa.Column("key_hash", sa.Text),
     sa.Column("value", sa.LargeBinary),
     sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
-    sa.Index("clean_by_key", "key", "timestamp_ms"),
+    sa.Index("clean_by_key", "key_hash", "timestamp_ms"),
 )
 skips = sa.Table(
     "skips",

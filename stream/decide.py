@@ -93,7 +93,7 @@ class Lotteries(NamedTuple):
             return None
         if self.flat and self._ticket(decision_id, Lottery.FLAT) < self.flat:
             return Draw(Lottery.FLAT, self.flat)
-        is_near = abs(_logit(decision.p_chosen) - _logit(threshold)) <= self.near
+        is_near = abs(logit(decision.p_chosen) - logit(threshold)) <= self.near
         if self.extra and is_near and self._ticket(decision_id, Lottery.EXTRA) < self.extra:
             return Draw(Lottery.EXTRA, 1 - (1 - self.flat) * (1 - self.extra))
         return None
@@ -108,6 +108,7 @@ def ticket(decision_id: str, purpose: str, key: bytes = b"") -> float:
     return int.from_bytes(found.digest(), "big") / 2**64
 
 
-def _logit(p: float) -> float:
+def logit(p: float) -> float:
+    """Return ln(p / (1 - p)) in nats, finite also at 0 and 1."""
     kept = min(max(p, 1e-6), 1 - 1e-6)
     return math.log(kept / (1 - kept))

@@ -37,10 +37,10 @@ class Rendered(NamedTuple):
 def text_of(content: Content, rendering: Rendering = "fields@1") -> str:
     """Return only the text of `render`, which is all the gate needs for most records."""
     if not content.is_json:
-        return _without_surrogates(content.data)
+        return without_surrogates(content.data)
     if rendering == "raw@1":
-        return _without_surrogates(json.dumps(content.data, ensure_ascii=False, separators=(",", ":")))
-    return _without_surrogates("\n".join([f"{path}: {value}" for path, value in leaves(content.data)]))
+        return without_surrogates(json.dumps(content.data, ensure_ascii=False, separators=(",", ":")))
+    return without_surrogates("\n".join([f"{path}: {value}" for path, value in leaves(content.data)]))
 
 
 def render(content: Content, rendering: Rendering = "fields@1") -> Rendered:
@@ -92,7 +92,7 @@ def _parts(text: str) -> list[Field]:
     return fields
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
     """Replace lone surrogates, which no tokenizer accepts; such records are held by a rule before they are judged."""
     try:
         text.encode()

@@ -18,7 +18,8 @@ from stream.records import Record
 
 log = logging.getLogger("winnow.kafka")
 
-_POLL_RECORDS, _POLL_SECONDS = 1_000, 0.2
+_POLL_RECORDS, _POLL_SECONDS = 2_000, 0.2
+_SILENCE_SECONDS = CALL_TIMEOUT_SECONDS * 3
 
 
 class Tail:
@@ -50,16 +51,6 @@ class Tail:
         )
         self._consumer.assign([TopicPartition(*place, self.next.get(place, OFFSET_BEGINNING)) for place in self._places])
 
-    @property
-    def is_at_end(self) -> bool:
-        """Whether every partition was read to its end when it was last asked."""
-        return not self._open
-
-    @property
-    def open_places(self) -> list[tuple[str, int]]:
-        """The partitions whose end has not been reached."""
-        return sorted(self._open)
-
     def poll(self, most: int, timeout_seconds: float) -> list[Record]:
         """Return up to `most` records that have come, none after the time-out. Raises KafkaRefused."""
         found = []
@@ -86,6 +77,18 @@ class Tail:
                 log.warning("reader error", extra={"code": refused.name(), "detail": refused.str()})
         return found
 
+    def to_end(self) -> Iterator[list[Record]]:
+        """Yield what comes, poll by poll, until every partition has been read to its present end. Raises KafkaRefused."""
+        heard, places = time.monotonic(), len(self._open)
+        while self._open:
+            came = self.poll(_POLL_RECORDS, _POLL_SECONDS)
+            yield came
+            if came or len(self._open) != places:
+                heard, places = time.monotonic(), len(self._open)
+            elif time.monotonic() - heard > _SILENCE_SECONDS:
+                waited_for = ", ".join(f"{topic}:{partition}" for topic, partition in sorted(self._open))
+                raise KafkaRefused(f"nothing comes from {waited_for} for {_SILENCE_SECONDS:.0f} s; is a transaction left open there?")
+
     def close(self) -> None:
         """Let go of the consumer."""
         self._consumer.close()
@@ -99,15 +102,8 @@ def read_topic(settings: KafkaSettings, topic: str, limit: int) -> list[Record]:
 def read_all(settings: KafkaSettings, topic: str) -> Iterator[Record]:
     """Yield the committed records of a topic from its beginning to its present end. Raises BrokerUnreachable, TopicMissing."""
     tail = Tail(settings, [topic], {})
-    heard = time.monotonic()
     try:
-        while not tail.is_at_end:
-            places = len(tail.open_places)
-            came = tail.poll(_POLL_RECORDS, _POLL_SECONDS)
+        for came in tail.to_end():
             yield from came
-            if came or len(tail.open_places) < places:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > CALL_TIMEOUT_SECONDS * 3:
-                raise KafkaRefused(f"{topic} cannot be read: nothing comes from {tail.open_places}")
     finally:
         tail.close()

@@ -1,23 +1,21 @@
 """Raw d of held-out and unlabelled records -> temperature, bias, threshold, and the figures of an evaluation."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 
 from model_registry.manifest import Calibration, Threshold
 
 FEWEST_OF_A_CLASS = 10
 
 
-def auroc(d_right: Sequence[float], d_wrong: Sequence[float]) -> float | None:
-    """Return how often a right record has the larger d; None unless both kinds are there."""
-    if not len(d_right) or not len(d_wrong):
-        return None
-    truth = [1] * len(d_right) + [0] * len(d_wrong)
-    return float(roc_auc_score(truth, [*d_right, *d_wrong]))
+def auroc_of(d: np.ndarray, is_right: np.ndarray) -> float:
+    """Return how often a right record has the larger d, a tie counted half; both kinds must be there."""
+    ranks = rankdata(d)
+    right = int(is_right.sum())
+    return float((ranks[is_right].sum() - right * (right + 1) / 2) / (right * (len(d) - right)))
 
 
 def fit(d: np.ndarray, is_right: np.ndarray) -> Calibration:

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
+
+from trainer.calibrate import auroc_of
 
 RESAMPLES = 1_000
 WORSE_AUROC = 0.005
@@ -36,13 +37,6 @@ class Promotion(NamedTuple):
 
     promoted: bool
     why: str
-
-
-def auroc_of(d: np.ndarray, is_right: np.ndarray) -> float:
-    """Return how often a right record has the larger d; both kinds must be there."""
-    ranks = rankdata(d)
-    right = int(is_right.sum())
-    return float((ranks[is_right].sum() - right * (right + 1) / 2) / (right * (len(d) - right)))
 
 
 def recall_of(judged: Judged, is_right: np.ndarray) -> float:

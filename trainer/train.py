@@ -21,7 +21,7 @@ from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.render import Rendering
 from stream.score import Scorer
 from trainer.bases import Base, load_base
-from trainer.calibrate import auroc, cold_threshold, fit, p_of, right_held_threshold
+from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
 from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, load_saved, read_unlabelled, rendered, verdict_pairs
@@ -99,9 +99,8 @@ def learn_from(
     d_test = d_of(scorer, test_set.ids)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     metrics = dict(trained.metrics)
-    area = auroc(d_test[is_right].tolist(), d_test[~is_right].tolist())
-    if area is not None:
-        metrics["auroc"] = round(area, 6)
+    if is_right.any() and not is_right.all():
+        metrics["auroc"] = round(auroc_of(d_test, is_right), 6)
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right), metrics)
 
 

@@ -5,20 +5,16 @@ its manifest. The last event of a decision counts; a `wrong` on an audit that on
 """
 
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from foundation.errors import KafkaRefused
 from stream import wire
 from stream.config import KafkaSettings
 from stream.records import Verdict
 from stream.tail import Tail
 
 FLAT = "flat"
-_SILENCE_SECONDS = 30.0
-_POLL_RECORDS = 2_000
 
 
 class Snapshot(NamedTuple):
@@ -69,15 +65,9 @@ def read_snapshot(
     """
     tail = Tail(kafka, [topic], {(topic, partition): after for partition, after in since.items()})
     found: dict[tuple[int, int], bytes | None] = {}
-    heard = time.monotonic()
     try:
-        while not tail.is_at_end:
-            came, places = tail.poll(_POLL_RECORDS, 1.0), len(tail.open_places)
+        for came in tail.to_end():
             found |= {(record.partition, record.offset): record.value for record in came}
-            if came or len(tail.open_places) < places:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > _SILENCE_SECONDS:
-                raise KafkaRefused(f"nothing comes from {tail.open_places}; is a transaction left open there?")
         offsets = {partition: after for (_, partition), after in tail.next.items()}
     finally:
         tail.close()

@@ -1,30 +1,12 @@
 "use strict";
 // Versions and aliases; the report of a version is drawn by the code that its own HTML file carries.
 
-const words = JSON.parse(document.body.dataset.words);
 const mayMove = document.body.dataset.mayMove === "1";
-const byId = (id) => document.getElementById(id);
 const REFRESH_MS = 5000;
 let shownLast = "";
 
-async function ask(method, path) {
-  const answer = await fetch(path, {method, headers: {"X-CSRF-Token": document.body.dataset.csrf}});
-  if (answer.status === 401) location.assign("/login");
-  const said = await answer.json();
-  if (!answer.ok) throw new Error(said.error || answer.statusText);
-  return said;
-}
-
-function make(tag, text, ...children) {
-  const made = document.createElement(tag);
-  if (text) made.textContent = text;
-  made.append(...children);
-  return made;
-}
-
 function button(text, act) {
-  const made = make("button", text);
-  made.type = "button";
+  const made = make("button", {type: "button"}, text);
   made.addEventListener("click", act);
   return made;
 }
@@ -38,7 +20,7 @@ async function showReport(version) {
   byId("report-title").textContent = `${words.report}: ${version.version}`;
   try {
     const {report} = await ask("GET", `/api/models/${version.number}/report`);
-    if (report === null) byId("report").replaceChildren(make("p", words.no_report));
+    if (report === null) byId("report").replaceChildren(make("p", {}, words.no_report));
     else drawReport(byId("report"), report, {...REPORT_WORDS, ...JSON.parse(words.report_words)});
   } catch (error) { byId("wrong-said").textContent = error.message; }
 }
@@ -53,12 +35,11 @@ function row(version) {
   const isChampion = version.aliases.includes("champion");
   if (mayMove && !isChampion) acts.push(button(words.promote, () => move(`/api/models/${version.number}/promote`, `${words.promote} ${version.version}?`)));
   if (mayMove && isChampion) acts.push(button(words.rollback, () => move("/api/rollback", `${words.rollback}?`)));
-  const head = make("th", `${version.version} ${version.aliases.map((name) => words[name] || name).join(", ")}`);
-  head.scope = "row";
+  const head = make("th", {scope: "row"}, `${version.version} ${version.aliases.map((name) => words[name] || name).join(", ")}`);
   const figures = Object.entries(version.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`).join(", ");
   const threshold = `${version.threshold.p_chosen.toFixed(4)} · ${certificateOf(version.threshold)}`;
-  const cells = [version.created, version.method, figures, threshold].map((text) => make("td", text));
-  return make("tr", "", head, ...cells, make("td", "", ...acts));
+  const cells = [version.created, version.method, figures, threshold].map((text) => make("td", {}, text));
+  return make("tr", {}, head, ...cells, make("td", {}, ...acts));
 }
 
 async function refresh() {
@@ -68,14 +49,11 @@ async function refresh() {
   shownLast = said;
   const unpin = mayMove ? [button(words.unpin, () => move("/api/unpin", `${words.unpin}?`))] : [];
   byId("pinned").replaceChildren(...(shown.pinned ? [words.pinned, " ", ...unpin] : []));
-  const head = [words.version, words.time, words.method, words.metrics, words.threshold, words.report].map((text) => {
-    const cell = make("th", text);
-    cell.scope = "col";
-    return cell;
-  });
-  const table = make("table", "", make("thead", "", make("tr", "", ...head)), make("tbody", "", ...shown.versions.map(row)));
-  byId("versions").replaceChildren(shown.versions.length ? table : make("p", words.no_versions));
-  byId("moves").replaceChildren(...shown.moves.map((each) => make("li", `${each.time} · ${words[each.alias] || each.alias} → ${each.version} · ${each.why}`)));
+  const columns = [words.version, words.time, words.method, words.metrics, words.threshold, words.report];
+  const head = make("tr", {}, ...columns.map((text) => make("th", {scope: "col"}, text)));
+  const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...shown.versions.map(row)));
+  byId("versions").replaceChildren(shown.versions.length ? table : make("p", {}, words.no_versions));
+  byId("moves").replaceChildren(...shown.moves.map((each) => make("li", {}, `${each.time} · ${words[each.alias] || each.alias} → ${each.version} · ${each.why}`)));
 }
 
 refresh().catch((error) => { byId("wrong-said").textContent = error.message; });

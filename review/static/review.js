@@ -1,10 +1,7 @@
 "use strict";
 // One record on the screen, the next one already leased: a press shows it at once, while the answer goes to Kafka.
 
-const words = JSON.parse(document.body.dataset.words);
-const csrf = document.body.dataset.csrf;
 const filters = Object.fromEntries([...new URLSearchParams(location.search)].filter(([name, value]) => value && name !== "lang"));
-const byId = (id) => document.getElementById(id);
 const COUNTS_EVERY_MS = 2000;
 const RETRY_MS = 2000;
 
@@ -13,19 +10,10 @@ let ahead = null; // a promise of the next one
 let answered = []; // decision ids in the order of my answers, for undo
 let note = "";
 let busy = false;
+let inFlight = null; // the last answer on its way
 let correcting = null; // the lease that the open correction belongs to
 
 // --- asking
-
-async function ask(method, path, body, keepalive = false) {
-  const headers = {"X-CSRF-Token": csrf};
-  if (body !== undefined) headers["Content-Type"] = "application/json";
-  const answer = await fetch(path, {method, headers, body: body === undefined ? undefined : JSON.stringify(body), keepalive});
-  if (answer.status === 401) location.assign("/login");
-  const said = await answer.json().catch(() => ({error: answer.statusText}));
-  if (!answer.ok) throw Object.assign(new Error(said.error || answer.statusText), {status: answer.status});
-  return said;
-}
 
 const place = (lease, act) => `/api/decisions/${encodeURIComponent(lease.decision_id)}/${act}`;
 
@@ -35,13 +23,6 @@ async function nextLease() {
 }
 
 // --- showing
-
-function make(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
 
 // controls, bidirectional marks and invisible characters are named, never obeyed
 const ODD = /([\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffd])/u;
@@ -77,6 +58,8 @@ function fieldRow(field) {
 
 function show(lease) {
   current = lease;
+  note = ""; // it was meant for the record that leaves the screen
+  byId("note").value = "";
   const main = byId("record");
   main.setAttribute("aria-busy", "false");
   for (const button of document.querySelectorAll("#actions [data-act]")) {
@@ -151,8 +134,6 @@ async function answer(verdict, correction, corrected = current) {
   const lease = corrected;
   const said = {lease: lease.lease, verdict, note};
   if (correction !== undefined) said.correction = correction;
-  note = "";
-  byId("note").value = "";
   if (correction !== undefined) { // rules may refuse a correction: wait before going on
     busy = true;
     try { tell(lease, verdict, await ask("POST", place(lease, "verdict"), said)); } finally { busy = false; }
@@ -160,7 +141,7 @@ async function answer(verdict, correction, corrected = current) {
     return;
   }
   answered.push(lease.decision_id);
-  ask("POST", place(lease, "verdict"), said).then((done) => tell(lease, verdict, done, true), (error) => {
+  inFlight = ask("POST", place(lease, "verdict"), said).then((done) => tell(lease, verdict, done, true), (error) => {
     answered = answered.filter((id) => id !== lease.decision_id);
     complain(`${error.status === 409 ? words.lost : words.failed}: ${error.message}`, lease.decision_id);
   });
@@ -202,6 +183,8 @@ async function reopen(decisionId) {
 }
 
 async function undo() {
+  if (busy) return;
+  await inFlight; // what is on its way to Kafka can be taken up again when it has come back
   if (busy) return;
   const last = answered.pop();
   if (last === undefined) say(words.undo_nothing);

@@ -1,6 +1,5 @@
 """The review service as a process of its own, as an operator starts it."""
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -9,18 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+from foundation.settings import as_toml
+
 WINNOW = [sys.executable, "-m", "winnow"]
 
 
 def settings_file(tables: SimpleNamespace, place: Path) -> Path:
     """Write the tables as winnow.toml."""
-    lines = []
-    for name, table in vars(tables).items():
-        lines.append(f"[{name}]")
-        for key, value in table.model_dump(mode="json", exclude_defaults=True).items():
-            lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}")
     path = place / "winnow.toml"
-    path.write_text("\n".join(lines), encoding="utf-8")
+    path.write_text(as_toml(vars(tables)), encoding="utf-8")
     return path
 
 

@@ -1,6 +1,7 @@
 """The review service on a real Kafka: leases, verdicts, releases, second looks, rebuilding, and who may do what."""
 
 import json
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,14 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from demo.ledger import messages
-from foundation.errors import SettingInvalid
+from foundation.errors import SettingInvalid, StoreTaken
 from model_registry.config import RegistrySettings
 from review.auth import NotAllowed, Who, add_user
 from review.config import ReviewSettings
+from review.leases import Filters, LeaseLost
 from review.serve import Service, service
+from review.tables import schema
 from stream import wire
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.trace import trace
@@ -165,8 +169,6 @@ def test_a_lease_that_lapses_comes_back_and_the_old_one_is_refused(page: Page, t
     send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
     come(page, 1)
     store = page.running.store
-    from review.leases import Filters
-
     old = store.leases.lease("slow", 0.2, Filters())
     assert old is not None
     assert store.leases.lease("quick", 60, Filters()) is None
@@ -175,14 +177,12 @@ def test_a_lease_that_lapses_comes_back_and_the_old_one_is_refused(page: Page, t
     new = store.leases.lease("quick", 60, Filters())
     assert new is not None
     assert new.token > old.token
-    from review.leases import LeaseLost
-
     with pytest.raises(LeaseLost):
         store.leases.begin_publishing("in:1:0", old.token, "slow", "right")
     with pytest.raises(LeaseLost):
         store.leases.renew("in:1:0", old.token, "slow", 60)
     with pytest.raises(LeaseLost):
-        store.leases.lease_again("in:1:0", "slow", 60)
+        store.leases.lease_again("in:1:0", "slow", 60, is_lead=False)
 
 
 def test_audits_are_blind_and_wrong_is_looked_at_twice(page: Page, tables: SimpleNamespace) -> None:
@@ -202,8 +202,6 @@ def test_audits_are_blind_and_wrong_is_looked_at_twice(page: Page, tables: Simpl
     page.answer(answers["in:1:1"], "wrong")
     assert page.get("/api/counts")["second"] == 1
     assert released(tables) == []
-    from review.leases import Filters
-
     assert store.leases.lease("local", 60, Filters()) is None, "a second look is somebody else's"
     second = store.leases.lease("other", 60, Filters())
     assert second is not None
@@ -293,6 +291,76 @@ def test_a_second_service_takes_the_releases_over_and_the_first_says_so(page: Pa
         assert "winnow-release" in page.answer(lease, "right", 503)["error"]
     assert page.running.publisher.error is not None
     assert events(tables) == []
+
+
+def test_a_store_is_written_by_one_service(page: Page, tables: SimpleNamespace) -> None:
+    send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
+    come(page, 1)
+    assert page.client.get("/readyz").status_code == 200
+    with service(tables) as second:
+        send(tables.kafka, tables.topics.quarantine, [held(1, b"b")])
+        come(Page(second), 2)
+        wait_until(lambda: isinstance(page.running.ingest.error, StoreTaken), 10)
+        assert Page(second).client.get("/readyz").text == "ready\n"
+    refused = page.client.get("/readyz")
+    assert refused.status_code == 503
+    assert "another `winnow review` has taken this store over" in refused.text
+
+
+def test_a_store_of_another_schema_is_refused_until_it_is_rebuilt(tables: SimpleNamespace) -> None:
+    send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
+    with service(tables) as running:
+        come(Page(running), 1)
+    engine = sa.create_engine(tables.review.database_url)
+    with engine.begin() as db:
+        db.execute(sa.update(schema).values(version=1))
+        db.execute(sa.text("ALTER TABLE records DROP COLUMN key"))
+    engine.dispose()
+    with pytest.raises(SettingInvalid, match="--rebuild"), service(tables):
+        pass
+    with service(tables, rebuild=True) as running:
+        assert Page(running).get("/api/counts")["open"] == 1
+
+
+def test_a_very_long_key_is_kept_and_found(page: Page, tables: SimpleNamespace) -> None:
+    key = random.Random(5).randbytes(20_000)  # more than a PostgreSQL index takes, and nothing that it could compress
+    send(tables.kafka, tables.topics.quarantine, [held(n, b"value %d" % n) | {"key": key} for n in range(2)])
+    come(page, 2)
+    found = page.running.store.earlier(key, BEGUN_MS + 1, 10)
+    assert [(name, value) for name, _, _, value in found] == [("in:1:0", b"value 0")]
+    assert page.running.store.erase(key) == 2
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_goes_away_for_a_moment_stops_nothing(tables: SimpleNamespace) -> None:
+    with service(tables) as running:
+        page = Page(running)
+        for n in range(3):
+            engine = sa.create_engine(tables.review.database_url)
+            with engine.begin() as db:
+                db.execute(sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
+            engine.dispose()
+            send(tables.kafka, tables.topics.quarantine, [held(n, b"a")])
+            wait_until(lambda expected=n + 1: page.client.get("/api/counts").json().get("open") == expected, 20)  # type: ignore[misc]
+        assert running.ingest.error is None
+
+
+def test_who_answered_first_does_not_settle_the_conflict(page: Page, tables: SimpleNamespace) -> None:
+    send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
+    come(page, 1)
+    answers = page.running.app.state.answers
+    mei, lin, lead = Who("mei", frozenset({"reviewer"})), Who("lin", frozenset({"reviewer"})), Who("wu", frozenset({"lead"}))
+    for who, verdict in ((mei, "wrong"), (lin, "right")):
+        lease = answers.lease(who, {})
+        answers.verdict(who, "in:1:0", {"lease": lease["lease"], "verdict": verdict})
+    assert answers.counts(mei)["conflict"] == 1
+    with pytest.raises(LeaseLost, match="somebody else settles it"):
+        answers.lease_again(mei, "in:1:0")
+    mine = answers.lease_again(lin, "in:1:0")  # an answer of a moment ago can be taken back
+    answers.give_back(lin, "in:1:0", {"lease": mine["lease"]}, is_skip=False)
+    settled = answers.lease_again(lead, "in:1:0")
+    answers.verdict(lead, "in:1:0", {"lease": settled["lease"], "verdict": "wrong"})
+    assert answers.counts(mei)["conflict"] == 0
 
 
 def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None:

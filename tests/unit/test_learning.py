@@ -9,12 +9,13 @@ from bench.honesty import World, coverage
 from model_registry.report import Report, as_html
 from stream import wire
 from stream.records import Verdict
+from trainer.calibrate import auroc_of
 from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
 from trainer.check import check
 from trainer.config import TrainSettings
 from trainer.cycle import sort
 from trainer.datasets import Labelled, is_held_out
-from trainer.evaluate import Judged, auroc_of, compare, may_promote
+from trainer.evaluate import Judged, compare, may_promote
 from trainer.noise import treat
 from trainer.verdicts import settle
 
