@@ -49,7 +49,8 @@ class Store:
         self._second_share = second_share
         self._epoch: int | None = None
         try:
-            self._engine = sa.create_engine(url, pool_size=16, max_overflow=16, pool_pre_ping=True) if not url.startswith("sqlite") else sa.create_engine(url)
+            pool = {} if url.startswith("sqlite") else {"pool_size": 16, "max_overflow": 16, "pool_pre_ping": True}
+            self._engine = sa.create_engine(url, **pool)
             if self._engine.dialect.name == "sqlite":
                 _serialise(self._engine)
             with self._engine.begin() as db:
