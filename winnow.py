@@ -352,11 +352,12 @@ def demo(
     records: Annotated[int | None, typer.Option(min=500, help="Length of the stream.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards and print the addresses.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of stream and training.")] = 0,
+    rounds: Annotated[int, typer.Option(min=1, max=5, help="How often people answer and a better model is taken up.")] = 1,
 ) -> None:
     """Show the whole of winnow on a generated stream and a real Kafka; the last line is a JSON object."""
     from demo.run import run_demo
 
-    run_demo(records, keep=keep, seed=seed)
+    run_demo(records, keep=keep, seed=seed, rounds=rounds)
 
 
 def _registry(config: Path | None) -> Any:

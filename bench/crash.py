@@ -21,7 +21,8 @@ from bench.crash_gate import STEPS, run, victims
 from bench.machine import keep
 from demo.broker import temporary_broker
 from demo.ledger import read_ledger
-from demo.run import RULES, produce
+from demo.run import RULES
+from demo.stream import produce
 from demo.twins import take
 from stream.cluster import make_topics
 from stream.config import KafkaSettings, TopicSettings

@@ -18,7 +18,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from bench.constant import constant_model, save_tokenizer
 from bench.machine import keep
 from demo.broker import temporary_broker
-from demo.run import RULES, produce
+from demo.run import RULES
+from demo.stream import produce
 from demo.twins import take
 from stream import wire
 from stream.boot import run_with_model

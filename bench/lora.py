@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from bench.machine import keep
 from demo.broker import temporary_broker
 from demo.ledger import read_ledger
-from demo.run import produce
+from demo.stream import produce
 from demo.twins import take
 from model_registry.config import RegistrySettings
 from stream.boot import run_gate

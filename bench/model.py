@@ -8,6 +8,7 @@ records; counted is how often each turns held into clean. With several seeds the
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -17,7 +18,6 @@ import numpy as np
 
 from bench.machine import keep
 from demo.errors import ERRORS, LATER_ERRORS
-from demo.reviewer import answer, choose
 from demo.run import RULES
 from demo.summary import Evaluation, evaluate
 from demo.twins import UNREADABLE, Twin, take
@@ -26,7 +26,7 @@ from model_registry.registry import Version
 from stream.config import GateSettings, KafkaSettings
 from stream.live_model import load_live_model
 from trainer.config import TrainSettings
-from trainer.datasets import write_labelled
+from trainer.datasets import Labelled, write_labelled
 from trainer.make_starter import make_starter
 from trainer.train import train_and_publish
 
@@ -62,6 +62,14 @@ def flips(version: Version, settings: GateSettings, twins: list[Twin], rng: Rand
     return {"held": len(held), "control": int(is_clean(with_control).sum()), "ordinary": int(is_clean(with_ordinary).sum())}
 
 
+def choose(twins: Sequence[Twin], p_chosen: Sequence[float | None], count: int, seed: int) -> list[int]:
+    """Return the places of `count` records to answer: half the least likely right, which a reviewer sees first, half at random."""
+    judged = [place for place, p in enumerate(p_chosen) if p is not None]
+    held = sorted(judged, key=lambda place: p_chosen[place] or 0.0)[: count // 2]
+    rest = [place for place in judged if place not in set(held)]
+    return [*held, *Random(seed).sample(rest, min(len(rest), count - len(held)))]
+
+
 def run(minutes: float | None, steps: int | None, seed: int, place: Path) -> dict[str, Any]:
     """Train as the demo does and evaluate; one seed."""
     gate = GateSettings(rules_file=RULES)
@@ -75,7 +83,12 @@ def run(minutes: float | None, steps: int | None, seed: int, place: Path) -> dic
     made = make_starter(tables, str(source), base, minutes, steps, seed, UNLABELLED)
     cold = train_and_publish(tables, tables.train, str(base), None, None)
     chosen = choose(twins, evaluate(cold, gate, twins).p_chosen, VERDICTS, seed)
-    write_labelled([answer(twins[index]) for index in chosen], place / "verdicts.jsonl", "binary", tables.train.verdict_words)
+    write_labelled(
+        [Labelled(twins[index].value.decode(), not twins[index].truth.is_wrong) for index in chosen],
+        place / "verdicts.jsonl",
+        "binary",
+        tables.train.verdict_words,
+    )
     warm = train_and_publish(tables, tables.train, str(base), str(place / "verdicts.jsonl"), None)
     mixed = take(STRANGERS, seed + 1_000_003)
     disagreeing = take(STRANGERS, seed + 2_000_003, kinds=tuple(LATER_ERRORS))

@@ -21,7 +21,7 @@ from bench.constant import WORDS
 from bench.machine import keep
 from demo.broker import free_port, temporary_broker
 from demo.ledger import messages, read_ledger
-from demo.run import produce
+from demo.stream import produce
 from demo.twins import UNREADABLE, take
 from model_registry.config import RegistrySettings
 from model_registry.manifest import MANIFEST

@@ -1,28 +1,99 @@
-"""A simulated reviewer who knows the truth: picks records to answer about, and answers.
+"""Simulated reviewers who know the truth: they answer over the review service's own HTTP interface, and now and then err.
 
-Enters: twins with their truth and the model's p_chosen. Leaves: labelled records, as a person's verdicts would be.
+Enters: the address of the page, accounts, the truth by decision id. Leaves: verdicts, as people's presses would.
 """
 
-from collections.abc import Sequence
-from random import Random
+import http.client
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
 
-from demo.twins import UNREADABLE, Twin
-from trainer.datasets import Labelled
+from demo.twins import Truth
+from foundation.errors import WinnowError
+from stream.decide import ticket
 
-
-def choose(twins: Sequence[Twin], p_chosen: Sequence[float | None], count: int, seed: int) -> list[int]:
-    """Return the places of `count` records to review: half the least likely right, half at random.
-
-    What would be held is what a reviewer sees first; the random half is what shows the wrong records that pass.
-    """
-    random = Random(seed)
-    judged = [place for place, p in enumerate(p_chosen) if p is not None and twins[place].truth.kind != UNREADABLE]
-    by_doubt = sorted(judged, key=lambda place: p_chosen[place] or 0.0)
-    held = by_doubt[: count // 2]
-    rest = [place for place in judged if place not in set(held)]
-    return [*held, *random.sample(rest, min(len(rest), count - len(held)))]
+ASK_SECONDS = 60.0
+_OK = 200
+_LOOKS_IN_VAIN = 3
+_PAUSE_SECONDS = 0.3
 
 
-def answer(twin: Twin) -> Labelled:
-    """Return the verdict of someone who knows: the record as the user's content, and whether it is right."""
-    return Labelled(twin.value.decode("utf-8"), not twin.truth.is_wrong)
+class Account(NamedTuple):
+    """A name of the users file and its password."""
+
+    name: str
+    password: str
+
+
+class Answered(NamedTuple):
+    """How many verdicts were given, and how many of them were mistakes."""
+
+    verdicts: int
+    mistakes: int
+
+
+class Connection:
+    """One reviewer's connection to the service; a session's cookie is kept."""
+
+    def __init__(self, address: str, headers: Mapping[str, str] | None = None) -> None:
+        """Take the page's address and headers to send with every request."""
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=ASK_SECONDS)
+
+    def log_in(self, account: Account) -> None:
+        """Open a session. Raises WinnowError when the service refuses."""
+        status, said = self.ask("POST", "/api/login", {"user": account.name, "password": account.password})
+        if status != _OK:
+            raise WinnowError(f"{account.name} cannot log in: {said.get('error', status)}")
+
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        """Return status and answer. Raises OSError, http.client.HTTPException, ValueError when the service is away."""
+        self._connection.request(method, path, None if body is None else json.dumps(body), self._headers)
+        answer = self._connection.getresponse()
+        cookie = answer.headers.get("Set-Cookie")
+        if cookie is not None:
+            self._headers["Cookie"] = cookie.split(";", 1)[0]
+        return answer.status, json.loads(answer.read())
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def verdict_path(decision_id: str) -> str:
+    """Return where a decision is answered."""
+    return f"/api/decisions/{quote(decision_id)}/verdict"
+
+
+def answer_all(address: str, accounts: Sequence[Account], truth: Mapping[str, Truth], mistaken_share: float) -> Answered:
+    """Answer all that is open, every account beside the others, until nothing is left for any of them."""
+    with ThreadPoolExecutor(len(accounts)) as people:
+        done = list(people.map(lambda account: _answer(address, account, truth, mistaken_share), accounts))
+    return Answered(sum(each.verdicts for each in done), sum(each.mistakes for each in done))
+
+
+def _answer(address: str, account: Account, truth: Mapping[str, Truth], mistaken_share: float) -> Answered:
+    page = Connection(address)
+    verdicts = mistakes = in_vain = 0
+    try:
+        page.log_in(account)
+        while in_vain < _LOOKS_IN_VAIN:
+            _, lease = page.ask("POST", "/api/lease", {})
+            decision_id = lease.get("decision_id")
+            if decision_id is None:  # the others may leave a second look behind
+                in_vain += 1
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            in_vain = 0
+            is_mistaken = ticket(f"{account.name} {decision_id}", "mistake") < mistaken_share
+            verdict = "wrong" if truth[decision_id].is_wrong != is_mistaken else "right"
+            status, said = page.ask("POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict})
+            if status != _OK:
+                raise WinnowError(f"the review service refuses a verdict on {decision_id}: {said.get('error', status)}")
+            verdicts, mistakes = verdicts + 1, mistakes + is_mistaken
+    finally:
+        page.close()
+    return Answered(verdicts, mistakes)

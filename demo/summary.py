@@ -1,39 +1,92 @@
 """How good it was: a version against records with known truth, and the table at the end of the demo."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.metrics import roc_auc_score
 
+from demo.errors import ERRORS, LATER_ERRORS
 from demo.ledger import Ledger
+from demo.round import Round
 from demo.twins import RIGHT, UNREADABLE, Truth, Twin
 from model_registry.registry import Version
-from stream.config import GateSettings
+from stream.config import GateSettings, TopicSettings
 from stream.decode import decode_value
 from stream.live_model import load_scorer
 from stream.records import Content
 from stream.render import text_of
 from stream.rules import Rules
+from trainer.calibrate import auroc_of, p_of
+from trainer.certify import Certificate, Refused
 
 RIGHT_HELD_SHARE = 0.05
 
 
 class Evaluation(NamedTuple):
-    """A version on records with known truth: the model alone, and with the rules in front."""
+    """A version on records with known truth: the model alone (auroc, by_kind), and as the gate serves it, rules in front.
+
+    wrong_passed: share of wrong records among those that pass; right_held: share of right ones held; recall_by_kind: share
+    of each error kind that is held; p_chosen: calibrated, None for what cannot be read.
+    """
 
     auroc: float
     recall_at_5pct_fp: float
     by_kind: dict[str, float]
     p_chosen: list[float | None]
+    wrong_passed: float
+    right_held: float
+    recall_by_kind: dict[str, float]
+
+    def recall_of(self, kinds: Iterable[str]) -> float:
+        """Return the mean share of these kinds that is held."""
+        return float(np.mean([self.recall_by_kind[kind] for kind in kinds if kind in self.recall_by_kind]))
+
+
+class Scored(NamedTuple):
+    """What a version makes of twins: raw d of those it can read, whether a rule holds them or they pass, and their truth."""
+
+    d: np.ndarray
+    is_ruled_out: np.ndarray
+    passes: np.ndarray
+    truths: list[Truth]
+    p_chosen: list[float | None]
+
+    def evaluation(self, kinds: Collection[str] | None = None) -> Evaluation:
+        """Return the figures over all twins, or over the right ones and those with an error of these kinds."""
+        kept = np.array([kinds is None or truth.kind == RIGHT or truth.kind in kinds for truth in self.truths])
+        truths = [truth for truth, keep in zip(self.truths, kept, strict=True) if keep]
+        d, is_ruled_out, passes = self.d[kept], self.is_ruled_out[kept], self.passes[kept]
+        is_right = np.array([truth.kind == RIGHT for truth in truths])
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, truth in enumerate(truths):
+            if truth.kind != RIGHT:
+                places[truth.kind].append(place)
+        areas = {}
+        for kind, at in places.items():
+            both = np.concatenate([np.flatnonzero(is_right), at])
+            areas[kind] = auroc_of(d[both], is_right[both])
+        return Evaluation(
+            auroc=auroc_of(d, is_right),
+            recall_at_5pct_fp=recall_at(np.where(is_ruled_out, -np.inf, d), is_right, RIGHT_HELD_SHARE),
+            by_kind=areas,
+            p_chosen=self.p_chosen,
+            wrong_passed=float((~is_right[passes]).mean()) if passes.any() else 0.0,
+            right_held=float((~passes[is_right]).mean()),
+            recall_by_kind={kind: float((~passes[at]).mean()) for kind, at in places.items()},
+        )
 
 
 def evaluate(version: Version, settings: GateSettings, twins: Sequence[Twin]) -> Evaluation:
-    """Score every readable twin with the model alone, whatever the rules say; p_chosen is None for unreadable ones."""
+    """Return the figures of a version over all these twins."""
+    return score(version, settings, twins).evaluation()
+
+
+def score(version: Version, settings: GateSettings, twins: Sequence[Twin]) -> Scored:
+    """Score every readable twin, whatever the rules say, and route it as the gate would."""
     scorer = load_scorer(version, torch.device("cpu"), settings.batch_tokens)
     readings = [decode_value(twin.value, settings.format) for twin in twins]
     rules = Rules.load(settings.rules_file).check(readings)
@@ -42,19 +95,13 @@ def evaluate(version: Version, settings: GateSettings, twins: Sequence[Twin]) ->
     fitting = [(place, found) for place, found in zip(places, ids, strict=True) if found is not None]
     rewards_B2 = scorer.rewards([found for _, found in fitting])
     d = rewards_B2[:, 0] - rewards_B2[:, 1]
-    truths = [twins[place].truth for place, _ in fitting]
-    is_right = np.array([truth.kind == RIGHT for truth in truths])
+    p = p_of(d, version.manifest.calibration)
     is_ruled_out = np.array([any(violation.is_error for violation in rules[place]) for place, _ in fitting])
     p_chosen: list[float | None] = [None] * len(twins)
-    for (place, _), each in zip(fitting, d, strict=True):
-        p_chosen[place] = float(1 / (1 + np.exp(-np.clip(each, -60, 60))))
-    by_kind = {
-        kind: float(roc_auc_score([1] * int(is_right.sum()) + [0] * len(of_kind), [*d[is_right], *of_kind]))
-        for kind, of_kind in _grouped(truths, d).items()
-        if kind != RIGHT
-    }
-    area = float(roc_auc_score(is_right, d))
-    return Evaluation(area, recall_at(np.where(is_ruled_out, -np.inf, d), is_right, RIGHT_HELD_SHARE), by_kind, p_chosen)
+    for (place, _), each in zip(fitting, p, strict=True):
+        p_chosen[place] = float(each)
+    passes = ~is_ruled_out & (p >= version.manifest.threshold.p_chosen)
+    return Scored(d, is_ruled_out, passes, [twins[place].truth for place, _ in fitting], p_chosen)
 
 
 def recall_at(d: np.ndarray, is_right: np.ndarray, right_held_share: float) -> float:
@@ -64,17 +111,66 @@ def recall_at(d: np.ndarray, is_right: np.ndarray, right_held_share: float) -> f
     return float((d[~is_right] < threshold).mean())
 
 
-def _grouped(truths: Sequence[Truth], d: np.ndarray) -> dict[str, list[float]]:
-    groups: dict[str, list[float]] = defaultdict(list)
-    for truth, each in zip(truths, d, strict=True):
-        groups[truth.kind].append(float(each))
-    return groups
+class Judged(NamedTuple):
+    """A version that was champion, and what it makes of the strangers."""
+
+    version: Version
+    scored: Scored
 
 
-def print_summary(
-    console: Console, ledger: Ledger, truth: dict[str, Truth], cold: Version, cold_on: Evaluation, trained: Version, trained_on: Evaluation
-) -> None:
-    """Print, per error kind, what became of the stream's records and what the two versions make of strangers."""
+def fields_of(ledger: Ledger, topics: TopicSettings, judged: Sequence[Judged], played: Sequence[Round]) -> dict[str, Any]:
+    """Return the fields of the demo's JSON object; `judged` are the champions before the first round and after each.
+
+    `auroc`, `recall_at_5pct_fp` and `auroc_zero_verdicts` leave the later kinds of error out, the fields of before and after do not.
+    """
+    before, after = judged[0].scored.evaluation(), judged[-1].scored.evaluation()
+    known = judged[-1].scored.evaluation(ERRORS)
+    cycle, refused = played[-1].cycle, played[-1].refused
+    certificate = None if cycle is None else cycle.certificate
+    pauses = [each.pause_ms for each in played if each.pause_ms is not None]
+    return {
+        "records": ledger.records,
+        "clean": ledger.by_topic.get(topics.clean, 0),
+        "quarantine": ledger.by_topic.get(topics.quarantine, 0),
+        "dead_letter": ledger.by_topic.get(topics.dead_letter, 0),
+        "lost": len(ledger.lost),
+        "repeated": len(ledger.repeated),
+        "auroc": round(known.auroc, 4),
+        "recall_at_5pct_fp": round(known.recall_at_5pct_fp, 4),
+        "auroc_zero_verdicts": round(judged[0].scored.evaluation(ERRORS).auroc, 4),
+        "records_per_second": round(played[-1].records_per_second, 1),
+        "verdicts": sum(each.answered.verdicts for each in played),
+        "mistaken_verdicts": sum(each.answered.mistakes for each in played),
+        "auroc_before": round(before.auroc, 4),
+        "auroc_after": round(after.auroc, 4),
+        "wrong_passed_before": round(before.wrong_passed, 5),
+        "wrong_passed_after": round(after.wrong_passed, 5),
+        "recall_new_kinds_before": round(before.recall_of(LATER_ERRORS), 4),
+        "recall_new_kinds_after": round(after.recall_of(LATER_ERRORS), 4),
+        "certificate": certificate._asdict() if isinstance(certificate, Certificate) else None,
+        "certificate_reason": certificate.reason if isinstance(certificate, Refused) else refused,
+        "swap_pause_ms": round(max(pauses)) if pauses else None,
+        "rounds": [_round(each, champion.scored.evaluation()) for each, champion in zip(played, judged[1:], strict=True)],
+    }
+
+
+def _round(played: Round, on: Evaluation) -> dict[str, Any]:
+    """Return what one round came to, and how good the champion after it is."""
+    return {
+        "verdicts": played.answered.verdicts,
+        "promoted": played.promoted is not None,
+        "why": played.refused if played.cycle is None else played.cycle.promotion.why,
+        "auroc": round(on.auroc, 4),
+        "wrong_passed": round(on.wrong_passed, 5),
+        "right_held": round(on.right_held, 4),
+        "recall_new_kinds": round(on.recall_of(LATER_ERRORS), 4),
+        "seconds_train": round(played.seconds_train, 1),
+    }
+
+
+def print_summary(console: Console, ledger: Ledger, truth: dict[str, Truth], judged: Sequence[Judged]) -> None:
+    """Print, per error kind, what became of the stream's records, and which share of the strangers each champion holds."""
+    champions = {champion.version.label: champion.scored.evaluation() for champion in judged}
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for outcome in ledger.outcomes:
         how = "rules" if outcome.reason.startswith("rule:") else outcome.route
@@ -87,19 +183,18 @@ def print_summary(
         "held by model",
         "dead letter",
         "passed",
-        f"AUROC {cold.label}",
-        f"AUROC {trained.label}",
+        *(f"recall {label}" for label in champions),
     ):
         table.add_column(name, justify="left" if name == "truth" else "right")
     for kind in sorted(counts, key=lambda kind: (kind not in (RIGHT, UNREADABLE), kind)):
         each = counts[kind]
-        areas = [f"{on.by_kind[kind]:.3f}" if kind in on.by_kind else "" for on in (cold_on, trained_on)]
+        shares = [f"{on.recall_by_kind[kind]:.3f}" if kind in on.recall_by_kind else "" for on in champions.values()]
         numbers = [each[name] for name in ("rules", "quarantine", "dead-letter", "clean")]
-        table.add_row(kind, str(sum(each.values())), *map(str, numbers), *areas)
+        table.add_row(kind, str(sum(each.values())), *map(str, numbers), *shares)
     console.print(table)
-    console.print(
-        f"lost {len(ledger.lost)}, repeated {len(ledger.repeated)}, out of order {ledger.disordered}; "
-        f"on {len(trained_on.p_chosen)} strangers "
-        f"the model alone has AUROC {trained_on.auroc:.3f} ({cold_on.auroc:.3f} before any verdict), with the rules it holds "
-        f"{trained_on.recall_at_5pct_fp:.1%} of the wrong records at 5 % of the right ones"
-    )
+    console.print(f"lost {len(ledger.lost)}, repeated {len(ledger.repeated)}, out of order {ledger.disordered}")
+    for label, on in champions.items():
+        console.print(
+            f"{label} on {len(on.p_chosen)} strangers: AUROC of the model alone {on.auroc:.4f}; as it serves, rules in front, it holds "
+            f"{on.right_held:.1%} of the right ones, and {on.wrong_passed:.2%} of what passes is wrong"
+        )

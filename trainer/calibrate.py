@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from model_registry.manifest import Calibration, Threshold
@@ -11,19 +10,30 @@ from model_registry.manifest import Calibration, Threshold
 FEWEST_OF_A_CLASS = 10
 
 
-def auroc_of(d: np.ndarray, is_right: np.ndarray) -> float:
-    """Return how often a right record has the larger d, a tie counted half; both kinds must be there."""
-    ranks = rankdata(d)
-    right = int(is_right.sum())
-    return float((ranks[is_right].sum() - right * (right + 1) / 2) / (right * (len(d) - right)))
+def auroc_of(d: np.ndarray, is_right: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Return how often a right record has the larger d, a tie counted half; both kinds must be there.
+
+    With weights, a pair of records counts the product of theirs.
+    """
+    w = np.ones(len(d)) if weight is None else weight
+    wrong_at = np.sort(d[~is_right])
+    order = np.argsort(d[~is_right], kind="stable")
+    below = np.concatenate([[0.0], np.cumsum(w[~is_right][order])])
+    smaller = below[np.searchsorted(wrong_at, d[is_right], "left")]
+    smaller_or_equal = below[np.searchsorted(wrong_at, d[is_right], "right")]
+    return float((w[is_right] * (smaller + smaller_or_equal)).sum() / (2 * w[is_right].sum() * below[-1]))
 
 
-def fit(d: np.ndarray, is_right: np.ndarray) -> Calibration:
-    """Fit p = σ(d / temperature + bias) on held-out verdicts (Platt 1999); the identity where there are too few."""
+def fit(d: np.ndarray, is_right: np.ndarray, weight: np.ndarray) -> Calibration:
+    """Fit p = σ(d / temperature + bias) on held-out verdicts (Platt 1999); the identity where there are too few.
+
+    weight: how many records of the stream each one stands for; without it the held ones, which are all reviewed, would
+    make the stream look worse than it is.
+    """
     if min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_A_CLASS:
         return Calibration()
     scale = float(np.std(d)) or 1.0
-    model = LogisticRegression(C=10.0).fit((d / scale)[:, None], is_right)
+    model = LogisticRegression(C=10.0).fit((d / scale)[:, None], is_right, sample_weight=weight / weight.mean())
     slope = float(model.coef_[0, 0]) / scale
     if slope <= 0 or not math.isfinite(slope):
         return Calibration()

@@ -49,9 +49,18 @@ def fewest_draws(alpha: float, delta: float, wrong: int = 0) -> int:
 
 
 def certify(
-    p_flat: np.ndarray, is_wrong: np.ndarray, propensity: Sequence[float], p_stream: np.ndarray, alpha: float, delta: float
+    p_flat: np.ndarray,
+    is_wrong: np.ndarray,
+    propensity: Sequence[float],
+    p_stream: np.ndarray,
+    alpha: float,
+    delta: float,
+    wanted: float = 0.0,
 ) -> Certificate | Refused:
-    """Return the certificate of the least strict threshold that holds, or why there is none.
+    """Return the certificate of the threshold to serve, or why there is none.
+
+    All thresholds that were tested before the first failure hold together, so any may be chosen: the strictest one that
+    is not stricter than `wanted`, else the least strict one.
 
     p_flat, is_wrong, propensity: the flat draws under the model to be certified; p_stream: unlabelled records, which
     place the grid. Draws of another rate than the most frequent one are left aside: a bound needs equal chances.
@@ -66,7 +75,7 @@ def certify(
     bearable = [fewest_draws(alpha, delta, wrong) for wrong in (3, 2, 1)]
     comfortable = next((draws for draws in bearable if draws <= ROOM * len(p_flat)), needed)
     grid = sorted({round(float(np.quantile(p_stream, share)), 6) for share in HOLD_SHARES}, reverse=True) if len(p_stream) else [0.0]
-    best: Certificate | None = None
+    held: list[Certificate] = []
     for threshold in grid:
         passes = p_flat >= threshold
         n, wrong = int(passes.sum()), int((is_wrong & passes).sum())
@@ -74,11 +83,17 @@ def certify(
         if n < comfortable:
             continue
         if upper_bound(wrong, n, delta) > alpha:
-            return best or Refused(f"{wrong} of {n} passing audit draws were wrong: more than {alpha:.2%} cannot be ruled out")
-        best = Certificate(alpha, delta, n, wrong, threshold)
-    return best or Refused(
-        f"{len(p_flat)} audit draws are too few: {alpha:.2%} at {1 - delta:.0%} needs {needed} that pass, without one wrong"
-    )
+            failed = Refused(f"{wrong} of {n} passing audit draws were wrong: more than {alpha:.2%} cannot be ruled out")
+            return _served(held, wanted) if held else failed
+        held.append(Certificate(alpha, delta, n, wrong, threshold))
+    if held:
+        return _served(held, wanted)
+    return Refused(f"{len(p_flat)} audit draws are too few: {alpha:.2%} at {1 - delta:.0%} needs {needed} that pass, without one wrong")
+
+
+def _served(held: Sequence[Certificate], wanted: float) -> Certificate:
+    """Return the one to serve of those that hold, the strictest first."""
+    return next((each for each in held if each.threshold <= wanted), held[-1])
 
 
 def wrong_passed(

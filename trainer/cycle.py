@@ -53,7 +53,10 @@ WATCH_SECONDS = 10.0
 
 
 class Sorted(NamedTuple):
-    """Settled verdicts by what they are for: to learn from, the fixed hold-out, and the flat draws that no training sees."""
+    """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
+
+    A held-out record's weight is the number of records of the stream that it stands for.
+    """
 
     learn: list[Labelled]
     learn_ids: list[str]
@@ -86,15 +89,16 @@ def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlab
         raise DataRefused(f"{tables.topics.verdicts} holds no verdict to learn from ({len(sorted_.flat)} are kept for the certificate)")
     findings = _checked(sorted_)
     doubted = _doubted(base, encoder, sorted_, settings)
-    flat = [Labelled(each.content, each.is_right) for each in sorted_.flat]
+    flat = [Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6)) for each in sorted_.flat]  # held or not
     with workplace(settings) as work:
         learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
         p_stream = learned.p_of(sample_ids(encoder, stream) or learned.train_set.ids)
-        certificate = _certificate(learned, sorted_.flat, p_stream, settings)
-        threshold = _threshold(certificate, p_stream, settings)
+        wanted = right_held_threshold(p_stream, settings.right_held_share)
+        certificate = _certificate(learned, sorted_.flat, p_stream, wanted.p_chosen, settings)
+        threshold = _threshold(certificate, wanted)
         judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
         before = _judged_by(champion, learned.test_set.records, tables.gate.device) if champion is not None else None
-        comparison = compare(judged, before, learned.test_is_right, settings.seed) if before is not None else None
+        comparison = _compared(judged, before, learned, len(sorted_.hold_out), settings) if before is not None else None
         report = _report(learned, judged, before, p_stream, certificate, comparison, findings, sorted_, doubted, snapshot)
         version = _publish(registry, base, learned, threshold, settings, words, snapshot, champion, report, work)
     promotion = _promote(registry, version, champion, comparison)
@@ -102,46 +106,48 @@ def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlab
 
 
 def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
-    """Part the verdicts: flat draws for certificates, a fifth by the hash of its text for the hold-out, the rest to learn from.
+    """Part the verdicts: a share by the hash of its text is the hold-out, flat draws are for certificates, the rest is learned from.
 
-    A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet.
+    A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet, and neither does
+    a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
     found = Sorted([], [], [], [])
+    drawn = {text_of_content(each.content) for each in settled if each.is_flat}
     for each in settled:
-        if each.is_flat:
+        text = text_of_content(each.content)
+        is_hold_out = is_held_out(text, settings.held_out_share)
+        if is_hold_out and each.is_judged and not each.is_pending:
+            found.hold_out.append(Labelled(each.content, each.is_right, weight=round(each.weight, 6)))
+        elif each.is_flat and not is_hold_out:
             found.flat.append(each)
-            continue
-        if each.is_pending:
-            continue
-        weight = min(settings.most_weight, 1 / each.propensity) if each.propensity > 0 else 1.0
-        records = [Labelled(each.content, each.is_right, weight=round(weight, 6))]
-        if each.correction is not None:
-            records.append(Labelled(each.correction, True))
-        for record in records:
-            if is_held_out(text_of_content(record.content), settings.held_out_share):
-                found.hold_out.append(record)
-            else:
-                found.learn.append(record)
-                found.learn_ids.append(each.decision_id)
+        elif not is_hold_out and not each.is_pending and text not in drawn:
+            weight = min(settings.most_weight, each.weight)
+            found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
+            found.learn_ids.append(each.decision_id)
+        corrected = None if each.correction is None else text_of_content(each.correction)
+        if corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share):
+            found.learn.append(Labelled(cast(str, each.correction), True))
+            found.learn_ids.append(each.decision_id)
     return found
 
 
 def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> None:
     """Run a cycle whenever `train.retrain_verdicts` new verdicts have come, or `train.retrain_hours` after the last one."""
     registry = Registry(tables.registry)
-    last = time.monotonic()
+    last, in_vain = time.monotonic(), 0  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
         new = new_verdicts(registry, tables)
-        is_due = new >= settings.retrain_verdicts or (new > 0 and time.monotonic() - last > settings.retrain_hours * 3600)
-        if not is_due:
+        is_late = new > in_vain and time.monotonic() - last > settings.retrain_hours * 3600
+        if new - in_vain < settings.retrain_verdicts and not is_late:
             time.sleep(WATCH_SECONDS)
             continue
         last = time.monotonic()
         try:
             say(run_cycle(tables, settings, base_name, unlabelled))
+            in_vain = 0
         except (DataRefused, ModelRefused) as error:
-            log.error("the cycle gave nothing", extra={"detail": str(error)})  # noqa: TRY400
-            time.sleep(WATCH_SECONDS)
+            log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
+            in_vain = new
 
 
 def new_verdicts(registry: Registry, tables: Any) -> int:
@@ -211,24 +217,34 @@ def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSetti
     return doubted
 
 
-def _certificate(learned: Learned, flat: Sequence[Settled], p_stream: np.ndarray, settings: TrainSettings) -> Certificate | Refused:
+def _certificate(
+    learned: Learned, flat: Sequence[Settled], p_stream: np.ndarray, wanted: float, settings: TrainSettings
+) -> Certificate | Refused:
     """Certify on the flat draws; one that the model cannot read does not pass, as the gate would hold it."""
     encoded = encode_labelled([Labelled(each.content, each.is_right) for each in flat], learned.scorer.encoder, RENDERING)
     p_flat = np.full(len(flat), -1.0)
     p_flat[encoded.places] = learned.p_of(encoded.ids)
     is_wrong = np.array([each.counts_as_wrong for each in flat], dtype=bool)
-    return certify(p_flat, is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta)
+    return certify(p_flat, is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta, wanted)
 
 
-def _threshold(certificate: Certificate | Refused, p_stream: np.ndarray, settings: TrainSettings) -> Threshold:
+def _threshold(certificate: Certificate | Refused, wanted: Threshold) -> Threshold:
     if isinstance(certificate, Refused):
-        return right_held_threshold(p_stream, settings.right_held_share).model_copy(update={"reason": certificate.reason})
+        return wanted.model_copy(update={"reason": certificate.reason})
+    said = f"at most {certificate.alpha:.2%} wrong among the passing"
     return Threshold(
         p_chosen=certificate.threshold,
-        chosen_by=f"the least strict of the grid with at most {certificate.alpha:.2%} wrong among the passing",
+        chosen_by=f"{said}, and {wanted.chosen_by}" if certificate.threshold <= wanted.p_chosen else f"the least strict with {said}",
         certified=True,
         **{name: value for name, value in certificate._asdict().items() if name != "threshold"},
     )
+
+
+def _compared(judged: Judged, before: Judged, learned: Learned, hold_out: int, settings: TrainSettings) -> Comparison | None:
+    """Compare on the hold-out alone: a champion chosen by the flat draws would take their independence from the next certificate."""
+    kept = np.array([place < hold_out for place in learned.test_set.places], dtype=bool)
+    mine, its = (Judged(each.d[kept], each.p_chosen[kept], each.threshold) for each in (judged, before))
+    return compare(mine, its, learned.test_is_right[kept], learned.test_weight[kept], settings.seed)
 
 
 def _judged_by(version: Version, records: Sequence[Labelled], device: str) -> Judged:

@@ -20,7 +20,10 @@ class Judged(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Candidate minus champion with 95 % paired-bootstrap intervals; recall is the share of wrong records that is held."""
+    """Candidate minus champion with 95 % paired-bootstrap intervals; recall is the share of wrong records that is held.
+
+    All figures are weighted by how many records of the stream each one stands for.
+    """
 
     auroc_champion: float
     auroc: float
@@ -39,13 +42,18 @@ class Promotion(NamedTuple):
     why: str
 
 
-def recall_of(judged: Judged, is_right: np.ndarray) -> float:
+def recall_of(judged: Judged, is_right: np.ndarray, weight: np.ndarray) -> float:
     """Return the share of wrong records that the model holds."""
-    return float((judged.p_chosen[~is_right] < judged.threshold).mean())
+    held = judged.p_chosen[~is_right] < judged.threshold
+    return float((held * weight[~is_right]).sum() / weight[~is_right].sum())
 
 
-def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, seed: int) -> Comparison | None:
-    """Compare both models on the same records; None where there are too few of a kind."""
+def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: np.ndarray, seed: int) -> Comparison | None:
+    """Compare both models on the same records; None where there are too few of a kind.
+
+    weight: how many records of the stream each one stands for (1/propensity), so that what a champion has held, and is
+    therefore judged by for certain, does not speak for it alone.
+    """
     if min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_A_CLASS:
         return None
     random = np.random.default_rng(seed)
@@ -54,16 +62,16 @@ def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, seed: int
     for n in range(RESAMPLES):
         # both kinds are drawn for themselves, so no resample lacks one
         drawn = np.concatenate([random.choice(right, len(right)), random.choice(wrong, len(wrong))])
-        truth = is_right[drawn]
+        truth, worth = is_right[drawn], weight[drawn]
         pairs = [Judged(each.d[drawn], each.p_chosen[drawn], each.threshold) for each in (candidate, champion)]
         differences[n] = (
-            auroc_of(pairs[0].d, truth) - auroc_of(pairs[1].d, truth),
-            recall_of(pairs[0], truth) - recall_of(pairs[1], truth),
+            auroc_of(pairs[0].d, truth, worth) - auroc_of(pairs[1].d, truth, worth),
+            recall_of(pairs[0], truth, worth) - recall_of(pairs[1], truth, worth),
         )
     low, high = np.quantile(differences, [0.025, 0.975], axis=0)
     return Comparison(
-        auroc_of(champion.d, is_right), auroc_of(candidate.d, is_right), float(low[0]), float(high[0]),
-        recall_of(champion, is_right), recall_of(candidate, is_right), float(low[1]), float(high[1]),
+        auroc_of(champion.d, is_right, weight), auroc_of(candidate.d, is_right, weight), float(low[0]), float(high[0]),
+        recall_of(champion, is_right, weight), recall_of(candidate, is_right, weight), float(low[1]), float(high[1]),
     )  # fmt: skip
 
 

@@ -75,6 +75,11 @@ class Learned(NamedTuple):
         """What people said of the held-out records."""
         return np.array([record.is_right for record in self.test_set.records], dtype=bool)
 
+    @property
+    def test_weight(self) -> np.ndarray:
+        """How many records of the stream each held-out one stands for."""
+        return np.array([record.weight for record in self.test_set.records])
+
     def p_of(self, ids: list[list[int]]) -> np.ndarray:
         """Return the calibrated p_chosen of records."""
         return p_of(d_of(self.scorer, ids), self.calibration) if ids else np.zeros(0)
@@ -98,10 +103,11 @@ def learn_from(
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
     d_test = d_of(scorer, test_set.ids)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
+    weight = np.array([record.weight for record in test_set.records])
     metrics = dict(trained.metrics)
     if is_right.any() and not is_right.all():
-        metrics["auroc"] = round(auroc_of(d_test, is_right), 6)
-    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right), metrics)
+        metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
+    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics)
 
 
 def _publish_trained(

@@ -27,7 +27,10 @@ class Snapshot(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """What people have come to say of one decision; `correction` is a right record that takes its place."""
+    """What people have come to say of one decision; `correction` is a right record that takes its place.
+
+    is_judged: a model was asked about it; what a rule holds, or cannot be read, no model sees.
+    """
 
     decision_id: str
     content: str
@@ -39,11 +42,17 @@ class Settled(NamedTuple):
     time_ms: int
     correction: str | None
     is_disputed: bool = False
+    is_judged: bool = True
 
     @property
     def is_flat(self) -> bool:
         """Whether the flat lottery drew it: kept from training, because certificates are made from these."""
-        return self.lottery == FLAT
+        return self.lottery == FLAT and self.propensity > 0
+
+    @property
+    def weight(self) -> float:
+        """How many records of the stream it stands for: all that is held is reviewed, of the rest the lottery's share."""
+        return 1 / self.propensity if self.source == "audit" and self.propensity > 0 else 1.0
 
     @property
     def is_pending(self) -> bool:
@@ -107,4 +116,5 @@ def _settled(events: list[Verdict]) -> Settled:
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
         is_disputed,
+        last.p_chosen is not None,
     )

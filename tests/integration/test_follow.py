@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from bench.swap import prepare, swap
-from demo.run import produce
+from demo.stream import produce
 from demo.twins import take
 from foundation.errors import SettingInvalid
 from model_registry.config import RegistrySettings

@@ -157,9 +157,9 @@ def test_calibration_and_thresholds() -> None:
     rng = np.random.default_rng(0)
     truth = rng.random(4_000) < 0.7
     d = np.where(truth, 3.0, -3.0) * 2 + rng.normal(0, 6, 4_000)
-    calibration = fit(d, truth)
+    calibration = fit(d, truth, np.ones(len(d)))
     assert 2 < calibration.temperature < 5
-    assert fit(d[:5], truth[:5]).temperature == 1.0
+    assert fit(d[:5], truth[:5], np.ones(5)).temperature == 1.0
     p = np.linspace(0, 1, 1_000)
     assert cold_threshold(p, 0.05).p_chosen == pytest.approx(0.05, abs=0.002)
     held = p < right_held_threshold(p, 0.05).p_chosen

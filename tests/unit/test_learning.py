@@ -9,7 +9,7 @@ from bench.honesty import World, coverage
 from model_registry.report import Report, as_html
 from stream import wire
 from stream.records import Verdict
-from trainer.calibrate import auroc_of
+from trainer.calibrate import auroc_of, fit
 from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
 from trainer.check import check
 from trainer.config import TrainSettings
@@ -51,6 +51,18 @@ def test_the_certified_threshold_is_where_the_wrong_begin() -> None:
     assert isinstance(certify(p, all_over, [0.01] * 2_000, STREAM, 0.01, 0.05), Refused)
 
 
+def test_within_what_may_be_held_the_strictest_certified_threshold_serves() -> None:
+    p = np.linspace(0, 1, 2_000)
+    is_wrong = p < 0.01
+    least, within, none = (certify(p, is_wrong, [0.01] * 2_000, p, 0.02, 0.05, wanted) for wanted in (0.0, 0.1, 0.005))
+    assert isinstance(least, Certificate)
+    assert least.threshold == 0.0
+    assert isinstance(within, Certificate)
+    assert within.threshold == pytest.approx(0.1)
+    assert within.wrong == 0
+    assert none == least
+
+
 def test_draws_of_another_rate_are_left_aside() -> None:
     p, is_wrong = np.full(600, 0.9), np.array([False] * 300 + [True] * 300)
     found = certify(p, is_wrong, [0.01] * 300 + [0.5] * 300, STREAM, 0.01, 0.05)
@@ -75,6 +87,18 @@ def test_bounds_hold_in_simulated_worlds() -> None:
     assert rare.certified >= 0.8
 
 
+def test_a_weight_counts_as_so_many_records() -> None:
+    random = np.random.default_rng(4)
+    d, is_right, weight = random.normal(size=60), random.random(60) < 0.6, random.integers(1, 5, 60)
+    repeated = np.repeat(np.arange(60), weight)
+    assert auroc_of(d, is_right, weight.astype(float)) == pytest.approx(auroc_of(d[repeated], is_right[repeated]))
+    assert auroc_of(np.zeros(60), is_right) == pytest.approx(0.5)
+    assert auroc_of(is_right.astype(float), is_right) == 1.0
+    held = fit(d, is_right, weight.astype(float))
+    same = fit(d[repeated], is_right[repeated], np.ones(len(repeated)))
+    assert held.temperature == pytest.approx(same.temperature, rel=0.1)
+
+
 def test_only_what_is_not_worse_takes_over() -> None:
     random = np.random.default_rng(0)
     is_right = np.arange(400) % 4 != 0
@@ -84,19 +108,19 @@ def test_only_what_is_not_worse_takes_over() -> None:
     def judged(d: np.ndarray) -> Judged:
         return Judged(d, 1 / (1 + np.exp(-d)), 0.6)
 
-    better = compare(judged(good), judged(bad), is_right, 0)
+    better = compare(judged(good), judged(bad), is_right, np.ones(400), 0)
     assert better is not None
     assert better.auroc == pytest.approx(auroc_of(good, is_right))
     assert better.auroc_low > 0
     assert may_promote(better, is_pinned=False).promoted
     assert "pinned" in may_promote(better, is_pinned=True).why
-    worse = may_promote(compare(judged(bad), judged(good), is_right, 0), is_pinned=False)
+    worse = may_promote(compare(judged(bad), judged(good), is_right, np.ones(400), 0), is_pinned=False)
     assert not worse.promoted
     assert "may be worse" in worse.why
-    assert may_promote(compare(judged(good), judged(good), is_right, 0), is_pinned=False).promoted
-    lenient = compare(judged(good), judged(good)._replace(threshold=0.95), is_right, 0)
+    assert may_promote(compare(judged(good), judged(good), is_right, np.ones(400), 0), is_pinned=False).promoted
+    lenient = compare(judged(good), judged(good)._replace(threshold=0.95), is_right, np.ones(400), 0)
     assert "holds fewer wrong records" in may_promote(lenient, is_pinned=False).why
-    few = compare(judged(good[:20]), judged(bad[:20]), is_right[:20], 0)
+    few = compare(judged(good[:20]), judged(bad[:20]), is_right[:20], np.ones(20), 0)
     assert "cannot be compared" in may_promote(few, is_pinned=False).why
 
 
@@ -125,7 +149,7 @@ def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
     audit = {"source": "audit", "propensity": 0.01, "lottery": "flat", "blind": True}
     said = [
         verdict(0), verdict(0, is_right=False, reviewer="li"),
-        verdict(1, is_right=False, correction=b"better"),
+        verdict(1, is_right=False, correction=b"better still"),
         verdict(2, is_right=False, **audit),
         verdict(3, is_right=False, source="audit", propensity=0.05, lottery="extra"),
         verdict(4, is_right=False, source="audit", propensity=0.5, lottery="extra"),
@@ -139,9 +163,17 @@ def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
     found = sort(list(settled.values()), TrainSettings())
     assert [each.decision_id for each in found.flat] == ["t:0:2"]
     contents = {r.content: (r.is_right, r.weight) for r in [*found.learn, *found.hold_out]}
-    assert contents == {"record 1": (False, 1.0), "better": (True, 1.0), "record 4": (False, 2.0)}
+    assert contents == {"record 1": (False, 1.0), "better still": (True, 1.0), "record 4": (False, 2.0)}
     assert all(is_held_out(r.content, 0.2) for r in found.hold_out)
     assert len(found.learn) == len(found.learn_ids)
+
+
+def test_nothing_that_reads_like_a_flat_draw_is_learned_from() -> None:
+    drawn = verdict(1, lottery="flat", propensity=0.1, blind=True)
+    twice = verdict(2, value=drawn.value)
+    found = sort(settle([drawn, twice, verdict(3)]), TrainSettings())
+    assert [each.decision_id for each in found.flat] == ["t:0:1"]
+    assert [record.content for record in [*found.learn, *found.hold_out]] == ["record 3"]
 
 
 def test_a_verdict_event_comes_back_as_it_went() -> None:

@@ -1,0 +1,48 @@
+"""winnow's own commands as processes of their own, as an operator starts them; they end with the one that started them."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from foundation.errors import WinnowError
+
+_PATIENCE_SECONDS = 30.0
+
+
+@contextmanager
+def running(command: str, config: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone, and end it when the block is left."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "winnow", command, "--config", str(config)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        yield process
+    finally:
+        end(process)
+
+
+def wait_ready(process: "subprocess.Popen[str]", name: str) -> str:
+    """Return what a service says when it is ready: its address. Raises WinnowError when it ends instead."""
+    assert process.stdout is not None
+    said = process.stdout.readline().split()
+    if said[:1] != ["ready"]:
+        raise WinnowError(f"{name} did not come up")
+    return said[1]
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """Ask a process to end, and end it if it does not."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_SECONDS)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,77 @@
+"""One round of learning: people answer, a cycle trains on their verdicts, the running gate takes the new version up under load.
+
+Enters: a running gate and review service, and the next part of the stream. Leaves: what came of the round.
+"""
+
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from demo.reviewer import Answered, answer_all
+from demo.scene import Scene
+from demo.stream import produce
+from demo.twins import Twin
+from demo.view import LiveView
+from foundation.errors import DataRefused, WinnowError
+from trainer.cycle import Cycle, run_cycle
+
+MISTAKEN_SHARE = 0.05
+
+
+class Stage(NamedTuple):
+    """A scene with its gate running, and the view of what leaves it."""
+
+    scene: Scene
+    gate: "subprocess.Popen[str]"
+    view: LiveView
+
+    def watch(self) -> float:
+        """Show the gate until all that was produced is routed; return records per second. Raises WinnowError if it ends."""
+        rate = self.view.watch(len(self.scene.truth), lambda: self.gate.poll() is None)
+        if self.gate.poll() is not None:
+            raise WinnowError(f"the gate ended with code {self.gate.returncode} before everything was routed")
+        return rate
+
+
+class Round(NamedTuple):
+    """What came of a round: the cycle, or why there was none; the swap's pause where there was one under load."""
+
+    answered: Answered
+    cycle: Cycle | None
+    refused: str | None
+    seconds_train: float
+    pause_ms: float | None
+    records_per_second: float
+
+    @property
+    def promoted(self) -> Cycle | None:
+        """The cycle whose version became champion, if it did."""
+        return self.cycle if self.cycle is not None and self.cycle.promotion.promoted else None
+
+
+def play(stage: Stage, part: Sequence[Twin]) -> Round:
+    """Answer, train, promote, and let the next part of the stream come while the gate takes the version up."""
+    scene = stage.scene
+    answered = answer_all(scene.page, scene.accounts, scene.truth, MISTAKEN_SHARE)
+    scene.console.print(f"{answered.verdicts} verdicts over HTTP, {answered.mistakes} of them mistaken; training on them with TRL")
+    begun = time.monotonic()
+    cycle, refused = _cycle(scene)
+    trained = time.monotonic()
+    scene.truth.update(produce(scene.tables.kafka, scene.tables.topics.records, part))
+    found = Round(answered, cycle, refused, trained - begun, None, stage.watch())
+    if found.promoted is None:
+        return found
+    return found._replace(pause_ms=stage.view.pause_ms(trained, found.promoted.version.digest))
+
+
+def _cycle(scene: Scene) -> tuple[Cycle | None, str | None]:
+    try:
+        cycle = run_cycle(scene.tables, scene.tables.train, str(scene.base), None)
+    except DataRefused as error:
+        scene.console.print(f"no new version: {error}")
+        return None, str(error)
+    promotion = "it becomes champion" if cycle.promotion.promoted else "the champion stays"
+    chosen_by = cycle.version.manifest.threshold.chosen_by
+    scene.console.print(f"{cycle.version.label}: {promotion}: {cycle.promotion.why}; threshold: {chosen_by}")
+    return cycle, None
