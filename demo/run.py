@@ -36,7 +36,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from trainer.config import TrainSettings
 
 PART_RECORDS = 5_000
-STARTER_MINUTES = 2.0
+STARTER_MINUTES = 3.0
 PARTITIONS = 4
 REVIEWERS = 4
 METRICS_PORT = 9464
@@ -99,7 +99,7 @@ def _tables(address: str, place: Path, port: int, *, keep: bool) -> SimpleNamesp
         topics=TopicSettings(),
         gate=gate,
         registry=RegistrySettings(url=str(place / "registry")),
-        train=TrainSettings(alpha=0.05, contrastive_per_verdict=1.5, epochs=2.0, held_out_share=0.3),
+        train=TrainSettings(alpha=0.05, contrastive_per_verdict=2.0, epochs=2.0, held_out_share=0.5),
         review=ReviewSettings(port=port, users_file=place / "users.toml", database_url=f"sqlite:///{place}/review.sqlite3"),
     )
 
