@@ -4,7 +4,6 @@ Enters: a port and a directory. Leaves: a broker that is ready, and none once th
 """
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import re
@@ -23,12 +22,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from demo.processes import die_with_parent
 from foundation.errors import BrokerNotStarted, SettingInvalid
 
 JARS = Path(__file__).with_name("kafka_jars.txt")
 MINIMUM_JAVA = 17
 START_SECONDS = 60.0
-_PARENT_DIED_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _LOG4J = """Configuration:
   Appenders:
     File: {name: F, fileName: "%s/kafka.log", PatternLayout: {pattern: "%%d %%p %%m (%%c)%%n"}}
@@ -163,7 +162,7 @@ def start_broker(port: int, directory: Path, extra: dict[str, str] | None = None
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
     broker = Broker(process, f"127.0.0.1:{port}", directory)
     try:
@@ -201,11 +200,6 @@ def serve(port: int, directory: Path | None) -> None:
             raise BrokerNotStarted(f"Kafka ended by itself with code {code}; see {directory}")
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to kill the Java process when the thread that started it dies, however it dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, signal.SIGKILL)
-
-
 def _follow_parent() -> None:
     """End with our parent, unless we were put into the background on purpose.
 
@@ -214,7 +208,7 @@ def _follow_parent() -> None:
     """
     on_purpose = signal.getsignal(signal.SIGINT) is signal.SIG_IGN or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     if sys.platform == "linux" and not on_purpose and os.getsid(0) != os.getpid() and os.getppid() != 1:
-        ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, signal.SIGTERM)
+        die_with_parent(signal.SIGTERM)
 
 
 def free_port(port: int = 0) -> int:

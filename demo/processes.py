@@ -1,16 +1,26 @@
 """winnow's own commands as processes of their own, as an operator starts them; they end with the one that started them."""
 
 import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from foundation.errors import WinnowError
 
 _PATIENCE_SECONDS = 30.0
+_PARENT_DIED_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Ask Linux to send us a signal when the thread that started us dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, number)
 
 
 @contextmanager
@@ -18,7 +28,11 @@ def running(command: str, config: Path) -> Iterator["subprocess.Popen[str]"]:
     """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone, and end it when the block is left."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "winnow", command, "--config", str(config)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "winnow", command, "--config", str(config)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509
     )
     try:
         yield process

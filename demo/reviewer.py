@@ -17,7 +17,7 @@ from stream.decide import ticket
 
 ASK_SECONDS = 60.0
 _OK = 200
-_LOOKS_IN_VAIN = 3
+_PATIENCE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.3
 
 
@@ -69,7 +69,10 @@ def verdict_path(decision_id: str) -> str:
 
 
 def answer_all(address: str, accounts: Sequence[Account], truth: Mapping[str, Truth], mistaken_share: float) -> Answered:
-    """Answer all that is open, every account beside the others, until nothing is left for any of them."""
+    """Answer all that is open, every account beside the others, until nothing is left, or nothing comes any more.
+
+    Raises WinnowError when the service refuses.
+    """
     with ThreadPoolExecutor(len(accounts)) as people:
         done = list(people.map(lambda account: _answer(address, account, truth, mistaken_share), accounts))
     return Answered(sum(each.verdicts for each in done), sum(each.mistakes for each in done))
@@ -77,23 +80,30 @@ def answer_all(address: str, accounts: Sequence[Account], truth: Mapping[str, Tr
 
 def _answer(address: str, account: Account, truth: Mapping[str, Truth], mistaken_share: float) -> Answered:
     page = Connection(address)
-    verdicts = mistakes = in_vain = 0
+    verdicts = mistakes = 0
     try:
         page.log_in(account)
-        while in_vain < _LOOKS_IN_VAIN:
-            _, lease = page.ask("POST", "/api/lease", {})
-            decision_id = lease.get("decision_id")
-            if decision_id is None:  # the others may leave a second look behind
-                in_vain += 1
-                time.sleep(_PAUSE_SECONDS)
+        heard = time.monotonic()
+        while time.monotonic() - heard < _PATIENCE_SECONDS:
+            decision_id = (lease := _asked(page, "POST", "/api/lease", {}))["decision_id"]
+            if decision_id is None:
+                counts = _asked(page, "GET", "/api/counts")
+                if counts["open"] + counts["leased"] == 0:
+                    break
+                time.sleep(_PAUSE_SECONDS)  # the others may leave a second look behind
                 continue
-            in_vain = 0
+            heard = time.monotonic()
             is_mistaken = ticket(f"{account.name} {decision_id}", "mistake") < mistaken_share
             verdict = "wrong" if truth[decision_id].is_wrong != is_mistaken else "right"
-            status, said = page.ask("POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict})
-            if status != _OK:
-                raise WinnowError(f"the review service refuses a verdict on {decision_id}: {said.get('error', status)}")
+            _asked(page, "POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict})
             verdicts, mistakes = verdicts + 1, mistakes + is_mistaken
     finally:
         page.close()
     return Answered(verdicts, mistakes)
+
+
+def _asked(page: Connection, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    status, said = page.ask(method, path, body)
+    if status != _OK:
+        raise WinnowError(f"the review service refuses {path}: {said.get('error', status)}")
+    return said

@@ -6,6 +6,7 @@ Enters: a running gate and review service, and the next part of the stream. Leav
 import subprocess
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from demo.reviewer import Answered, answer_all
@@ -26,9 +27,9 @@ class Stage(NamedTuple):
     gate: "subprocess.Popen[str]"
     view: LiveView
 
-    def watch(self) -> float:
-        """Show the gate until all that was produced is routed; return records per second. Raises WinnowError if it ends."""
-        rate = self.view.watch(len(self.scene.truth), lambda: self.gate.poll() is None)
+    def watch(self, expected: int) -> float:
+        """Show the gate until so many records are routed; return records per second. Raises WinnowError if it ends."""
+        rate = self.view.watch(expected, lambda: self.gate.poll() is None)
         if self.gate.poll() is not None:
             raise WinnowError(f"the gate ended with code {self.gate.returncode} before everything was routed")
         return rate
@@ -58,8 +59,11 @@ def play(stage: Stage, part: Sequence[Twin]) -> Round:
     begun = time.monotonic()
     cycle, refused = _cycle(scene)
     trained = time.monotonic()
-    scene.truth.update(produce(scene.tables.kafka, scene.tables.topics.records, part))
-    found = Round(answered, cycle, refused, trained - begun, None, stage.watch())
+    with ThreadPoolExecutor(1) as beside:  # the view must not look away while the first records of the part come out
+        produced = beside.submit(produce, scene.tables.kafka, scene.tables.topics.records, part)
+        rate = stage.watch(len(scene.truth) + len(part))
+        scene.truth.update(produced.result())
+    found = Round(answered, cycle, refused, trained - begun, None, rate)
     if found.promoted is None:
         return found
     return found._replace(pause_ms=stage.view.pause_ms(trained, found.promoted.version.digest))

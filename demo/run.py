@@ -50,6 +50,7 @@ def run_demo(records: int | None, *, keep: bool, seed: int, rounds: int = 1, sta
     count = PART_RECORDS if records is None else records // (rounds + 1)
     begun = time.monotonic()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_ended_by_sigterm())
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-demo-", ignore_cleanup_errors=True)))
         port = free_port()
         console.print(f"review page: http://127.0.0.1:{port} in a moment; log in as {YOU}, the password is in {place / 'password'}")
@@ -108,18 +109,19 @@ def _stay(console: Console, address: str, port: int, config: Path) -> None:
     """Stay up until Ctrl-C or SIGTERM, saying where everything is."""
     console.print(f"Kafka: {address}   metrics: http://127.0.0.1:{METRICS_PORT}/metrics   review page: http://127.0.0.1:{port}")
     console.print(f"Any command of winnow with --config {config}, such as: winnow produce --twins 1000 --topic twin.records; Ctrl-C ends")
-    with _until_signal():
+    with contextlib.suppress(KeyboardInterrupt):
         signal.pause()
 
 
 @contextlib.contextmanager
-def _until_signal() -> Iterator[None]:
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM unwind what was started, as Ctrl-C does."""
+
     def leave(*_: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, leave)
     try:
-        with contextlib.suppress(KeyboardInterrupt):
-            yield
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -37,7 +37,7 @@ def tell(scene: Scene, stay: ExitStack, count: int, rounds: int, seed: int) -> d
     judged: list[Judged] = []
     with closing(LiveView(tables.kafka, tables.topics, scene.console)) as view, ThreadPoolExecutor(1) as beside:
         stage = Stage(scene, gate, view)
-        stage.watch()
+        stage.watch(len(scene.truth))
         first = beside.submit(score, cold, tables.gate, strangers)  # people wait for Kafka more than for this machine
         for number in range(1, rounds + 1):
             played.append(play(stage, take(count, seed + 7_000_003 * number, kinds=LATER_KINDS)))

@@ -121,12 +121,13 @@ class Judged(NamedTuple):
 def fields_of(ledger: Ledger, topics: TopicSettings, judged: Sequence[Judged], played: Sequence[Round]) -> dict[str, Any]:
     """Return the fields of the demo's JSON object; `judged` are the champions before the first round and after each.
 
-    `auroc`, `recall_at_5pct_fp` and `auroc_zero_verdicts` leave the later kinds of error out, the fields of before and after do not.
+    The certificate is the serving champion's. `auroc`, `recall_at_5pct_fp` and `auroc_zero_verdicts` leave the later kinds of
+    error out, the fields of before and after do not.
     """
     before, after = judged[0].scored.evaluation(), judged[-1].scored.evaluation()
     known = judged[-1].scored.evaluation(ERRORS)
-    cycle, refused = played[-1].cycle, played[-1].refused
-    certificate = None if cycle is None else cycle.certificate
+    promoted = next((each.promoted for each in reversed(played) if each.promoted is not None), None)
+    certificate = Refused("no version of these verdicts was promoted") if promoted is None else promoted.certificate
     pauses = [each.pause_ms for each in played if each.pause_ms is not None]
     return {
         "records": ledger.records,
@@ -145,10 +146,12 @@ def fields_of(ledger: Ledger, topics: TopicSettings, judged: Sequence[Judged], p
         "auroc_after": round(after.auroc, 4),
         "wrong_passed_before": round(before.wrong_passed, 5),
         "wrong_passed_after": round(after.wrong_passed, 5),
+        "right_held_before": round(before.right_held, 4),
+        "right_held_after": round(after.right_held, 4),
         "recall_new_kinds_before": round(before.recall_of(LATER_ERRORS), 4),
         "recall_new_kinds_after": round(after.recall_of(LATER_ERRORS), 4),
         "certificate": certificate._asdict() if isinstance(certificate, Certificate) else None,
-        "certificate_reason": certificate.reason if isinstance(certificate, Refused) else refused,
+        "certificate_reason": certificate.reason if isinstance(certificate, Refused) else None,
         "swap_pause_ms": round(max(pauses)) if pauses else None,
         "rounds": [_round(each, champion.scored.evaluation()) for each, champion in zip(played, judged[1:], strict=True)],
     }

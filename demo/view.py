@@ -25,9 +25,10 @@ _POLL_RECORDS, _POLL_SECONDS = 1_000, 0.25
 
 
 class Arrival(NamedTuple):
-    """When something came out of the gate, and the digests of the models that had judged it."""
+    """When something came out of the gate, how many records, and the digests of the models that had judged them."""
 
     at: float
+    records: int
     digests: frozenset[str]
 
 
@@ -49,7 +50,7 @@ class LiveView:
         Raises WinnowError when nothing comes for minutes, KafkaRefused.
         """
         deadline, said = time.monotonic() + _PATIENCE_SECONDS, 0.0
-        before, first = sum(self._counts.values()), len(self._arrivals)
+        first = len(self._arrivals)
         live = Live(console=self._console, refresh_per_second=4, transient=False) if self._console.is_terminal else None
         with live or nullcontext():
             while (done := sum(self._counts.values())) < expected and still_running():
@@ -58,13 +59,13 @@ class LiveView:
                     deadline = time.monotonic() + _PATIENCE_SECONDS
                 elif time.monotonic() > deadline:
                     raise WinnowError(f"no record left the gate for {_PATIENCE_SECONDS:.0f} s; {done} of {expected} were routed")
-                rate = _rate(sum(self._counts.values()) - before, self._arrivals[first:])
+                rate = _rate(self._arrivals[first:])
                 if live is not None:
                     live.update(self._picture(expected, rate))
                 elif time.monotonic() - said > 5:  # noqa: PLR2004
                     said = time.monotonic()
                     self._console.print(f"routed {sum(self._counts.values())} of {expected}: {dict(self._counts)}")
-        return _rate(sum(self._counts.values()) - before, self._arrivals[first:])
+        return _rate(self._arrivals[first:])
 
     def pause_ms(self, since: float, digest: str) -> float | None:
         """Return the longest time without an output from `since` (monotonic seconds) until the first one that `digest` judged.
@@ -86,7 +87,8 @@ class LiveView:
         ours = [record for record in records if wire.last(record.headers, wire.ORIGIN) == "gate"]
         if not ours:
             return
-        self._arrivals.append(Arrival(time.monotonic(), frozenset(wire.last(record.headers, wire.MODEL_DIGEST) or "" for record in ours)))
+        digests = frozenset(wire.last(record.headers, wire.MODEL_DIGEST) or "" for record in ours)
+        self._arrivals.append(Arrival(time.monotonic(), len(ours), digests))
         for record in ours:
             self._counts[wire.last(record.headers, wire.ROUTE) or ""] += 1
             if record.topic == self._topics.quarantine:
@@ -113,7 +115,7 @@ class LiveView:
         return Group(ProgressBar(total=expected, completed=done, width=60), routes, held)
 
 
-def _rate(records: int, arrivals: Sequence[Arrival]) -> float:
-    """Return records per second between the first and the last arrival."""
+def _rate(arrivals: Sequence[Arrival]) -> float:
+    """Return the records per second that came after the first arrival."""
     seconds = arrivals[-1].at - arrivals[0].at if arrivals else 0.0
-    return records / seconds if seconds > 0 else 0.0
+    return sum(arrival.records for arrival in arrivals[1:]) / seconds if seconds > 0 else 0.0

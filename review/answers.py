@@ -64,7 +64,7 @@ class Answers:
         self._settings, self._store, self._ingest, self._publisher, self._releaser, self._rules, self._metrics = deps
 
     def not_ready(self) -> str | None:
-        """Return why no answer can be taken at the moment, or None."""
+        """Return why the reading or the publishing thread takes nothing at the moment, or None."""
         return self._ingest.not_ready() or self._publisher.not_ready()
 
     def lease(self, who: Who, body: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -123,8 +124,9 @@ class Pages:
             names = ["127.0.0.1", "localhost", "[::1]", self._settings.bind]
             middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
         files = [Mount("/static/report", StaticFiles(directory=ASSETS)), Mount("/static", StaticFiles(directory=HERE / "static"))]
-        # an OperationalError is a database that is away or busy, not a request that is wrong
-        app = Starlette(routes=[*routes, *files], middleware=middleware, exception_handlers={OperationalError: _store_away})
+        # both are a database that is away or busy, not a request that is wrong
+        away = {OperationalError: _store_away, PoolTimeout: _store_away}
+        app = Starlette(routes=[*routes, *files], middleware=middleware, exception_handlers=away)  # type: ignore[arg-type]
         app.state.answers = answers
         return app
 
@@ -204,6 +206,7 @@ class Pages:
         }
 
     def _readyz(self, _: Request) -> Response:
+        self._store.ping()
         reason = self._answers.not_ready()
         return PlainTextResponse("ready\n" if reason is None else f"{reason}\n", status_code=200 if reason is None else 503)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from foundation.errors import WinnowError
 from review.metrics import ReviewMetrics
@@ -136,9 +137,9 @@ class Ingest(threading.Thread):
         while not self._over.is_set():
             try:
                 apply()
-            except OperationalError as error:
-                self._trouble = f"the store does not answer: {type(error.orig).__name__}"
-                log.warning("the store does not answer; trying again", extra={"detail": str(error.orig).splitlines()[:1]})
+            except (OperationalError, PoolTimeout) as error:
+                self._trouble = f"the store does not answer: {type(error).__name__}"
+                log.warning("the store does not answer; trying again", extra={"detail": str(error).splitlines()[:1]})
                 self._over.wait(_PAUSE_SECONDS)
             else:
                 self._trouble = None

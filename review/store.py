@@ -82,6 +82,11 @@ class Store:
         """Close the connections."""
         self._engine.dispose()
 
+    def ping(self) -> None:
+        """Ask the database for nothing. Raises OperationalError, TimeoutError of SQLAlchemy."""
+        with self._engine.begin() as db:
+            db.execute(sa.select(1))
+
     # --- projection
 
     def take_over(self, *, forget: bool = False) -> dict[tuple[str, int], int]:
@@ -90,9 +95,9 @@ class Store:
         `forget` drops all that comes from the topics, to be read again from their beginnings.
         """
         with self._engine.begin() as db:
-            self._epoch = (db.execute(sa.select(tables.owner.c.epoch).with_for_update()).scalar() or 0) + 1
-            db.execute(sa.delete(tables.owner))
-            db.execute(sa.insert(tables.owner).values(epoch=self._epoch))
+            db.execute(tables.insert(db, tables.owner).on_conflict_do_nothing(), {"id": 1, "epoch": 0})
+            db.execute(sa.update(tables.owner).values(epoch=tables.owner.c.epoch + 1))  # and its row is ours until we commit
+            self._epoch = db.execute(sa.select(tables.owner.c.epoch)).scalar_one()
             for table in tables.PROJECTED if forget else ():
                 db.execute(sa.delete(table))
             return {(row.topic, row.partition): row.next for row in db.execute(sa.select(tables.offsets))}

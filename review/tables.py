@@ -12,7 +12,7 @@ OPEN, LEASED, PUBLISHING, DONE = "open", "leased", "publishing", "done"
 META = sa.MetaData()
 
 schema = sa.Table("winnow_schema", META, sa.Column("version", sa.Integer, primary_key=True))
-owner = sa.Table("owner", META, sa.Column("epoch", sa.Integer, primary_key=True))
+owner = sa.Table("owner", META, sa.Column("id", sa.Integer, primary_key=True), sa.Column("epoch", sa.Integer, nullable=False))
 offsets = sa.Table(
     "offsets",
     META,

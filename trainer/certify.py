@@ -1,7 +1,7 @@
 """How many wrong records pass: estimates from the flat lottery, and thresholds with a guarantee.
 
 A threshold is certified when an exact binomial bound (Clopper and Pearson 1934) on the wrong among the passing flat
-draws, none of which any training has seen, is at most α with confidence 1-δ. The grid is fixed before any verdict is
+draws, none of whose verdicts any training has seen, is at most α with confidence 1-δ. The grid is fixed before any verdict is
 looked at and tested from its strictest end until the first failure, so many tests cost no confidence (fixed-sequence
 testing, Maurer et al. 1995; as in Angelopoulos et al., "Learn then Test", arXiv 2110.01052).
 """

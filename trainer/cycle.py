@@ -45,7 +45,7 @@ from trainer.train import (
     words_of,
     workplace,
 )
-from trainer.verdicts import Settled, Snapshot, read_snapshot, settle
+from trainer.verdicts import Settled, Snapshot, read_snapshot, settle, weights_of
 
 log = logging.getLogger("winnow.train")
 
@@ -112,18 +112,23 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
     found = Sorted([], [], [], [])
+    weights = weights_of(settled)
     drawn = {text_of_content(each.content) for each in settled if each.is_flat}
     for each in settled:
         text = text_of_content(each.content)
         is_hold_out = is_held_out(text, settings.held_out_share)
-        if is_hold_out and each.is_judged and not each.is_pending:
-            found.hold_out.append(Labelled(each.content, each.is_right, weight=round(each.weight, 6)))
-        elif each.is_flat and not is_hold_out:
+        if is_hold_out:
+            if each.distance is not None:  # what waits for a second look counts as wrong: left out, only right ones would be there at first
+                found.hold_out.append(Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6)))
+            continue
+        if each.is_flat:
             found.flat.append(each)
-        elif not is_hold_out and not each.is_pending and text not in drawn:
-            weight = min(settings.most_weight, each.weight)
-            found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
-            found.learn_ids.append(each.decision_id)
+            continue
+        if each.is_pending or text in drawn:
+            continue
+        weight = min(settings.most_weight, weights[each.decision_id])
+        found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
+        found.learn_ids.append(each.decision_id)
         corrected = None if each.correction is None else text_of_content(each.correction)
         if corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share):
             found.learn.append(Labelled(cast(str, each.correction), True))
@@ -137,6 +142,7 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
     last, in_vain = time.monotonic(), 0  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
         new = new_verdicts(registry, tables)
+        in_vain = min(in_vain, new)  # somebody else may have trained on them meanwhile
         is_late = new > in_vain and time.monotonic() - last > settings.retrain_hours * 3600
         if new - in_vain < settings.retrain_verdicts and not is_late:
             time.sleep(WATCH_SECONDS)
@@ -147,7 +153,8 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
             in_vain = 0
         except (DataRefused, ModelRefused) as error:
             log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
-            in_vain = new
+            in_vain = new if isinstance(error, DataRefused) else in_vain
+            time.sleep(WATCH_SECONDS)
 
 
 def new_verdicts(registry: Registry, tables: Any) -> int:

@@ -99,7 +99,8 @@ def learn_from(
     kept = {text_of_content(record.content) for record in test}  # audit draws that no training may see are among them
     free = [r for r in rendered(stream, RENDERING) if r.text not in kept and not is_held_out(r.text, settings.held_out_share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
-    trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], verdict_pairs(test_set, encoder), settings, work)
+    judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
+    trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
     d_test = d_of(scorer, test_set.ids)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)

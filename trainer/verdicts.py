@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from stream import wire
 from stream.config import KafkaSettings
+from stream.decide import logit
 from stream.records import Verdict
 from stream.tail import Tail
 
 FLAT = "flat"
+EXTRA = "extra"
+_ENOUGH_DRAWS = 10
 
 
 class Snapshot(NamedTuple):
@@ -29,7 +32,7 @@ class Snapshot(NamedTuple):
 class Settled(NamedTuple):
     """What people have come to say of one decision; `correction` is a right record that takes its place.
 
-    is_judged: a model was asked about it; what a rule holds, or cannot be read, no model sees.
+    distance: how far its logit was from the threshold's, in nats; None where no model was asked, as for what a rule holds.
     """
 
     decision_id: str
@@ -42,17 +45,12 @@ class Settled(NamedTuple):
     time_ms: int
     correction: str | None
     is_disputed: bool = False
-    is_judged: bool = True
+    distance: float | None = None
 
     @property
     def is_flat(self) -> bool:
         """Whether the flat lottery drew it: kept from training, because certificates are made from these."""
         return self.lottery == FLAT and self.propensity > 0
-
-    @property
-    def weight(self) -> float:
-        """How many records of the stream it stands for: all that is held is reviewed, of the rest the lottery's share."""
-        return 1 / self.propensity if self.source == "audit" and self.propensity > 0 else 1.0
 
     @property
     def is_pending(self) -> bool:
@@ -116,5 +114,30 @@ def _settled(events: list[Verdict]) -> Settled:
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
         is_disputed,
-        last.p_chosen is not None,
+        None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
     )
+
+
+def weights_of(settled: Sequence[Settled]) -> dict[str, float]:
+    """Return how many records of the stream each decision stands for: 1 / its chance to be among the reviewed ones.
+
+    Near the threshold two lotteries draw, and what either has drawn had the chance of both; how far that reaches is seen
+    from the extra draws themselves. What is held is all offered for review: where the flat draws among it say that more was
+    held than has been answered, the answered ones stand for the rest.
+    """
+    extra = [each for each in settled if each.lottery == EXTRA and each.distance is not None and each.propensity > 0]
+    reach = max((each.distance for each in extra if each.distance is not None), default=-1.0)
+    chance_near = extra[-1].propensity if extra else 1.0
+    held = [each for each in settled if each.source != "audit" and each.distance is not None]
+    drawn = [each for each in held if each.is_flat]
+    answered = 1.0 if len(drawn) < _ENOUGH_DRAWS else max(1.0, sum(1 / each.propensity for each in drawn) / len(held))
+
+    def weight(each: Settled) -> float:
+        if each.source != "audit":
+            return answered if each.distance is not None else 1.0
+        if each.propensity <= 0:
+            return 1.0
+        is_near = each.is_flat and each.distance is not None and each.distance <= reach
+        return 1 / max(each.propensity, chance_near) if is_near else 1 / each.propensity
+
+    return {each.decision_id: weight(each) for each in settled}

@@ -8,7 +8,8 @@ import pytest
 from bench.honesty import World, coverage
 from model_registry.report import Report, as_html
 from stream import wire
-from stream.records import Verdict
+from stream.decide import Lotteries
+from stream.records import Decision, Route, Verdict
 from trainer.calibrate import auroc_of, fit
 from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
 from trainer.check import check
@@ -17,7 +18,7 @@ from trainer.cycle import sort
 from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, compare, may_promote
 from trainer.noise import treat
-from trainer.verdicts import settle
+from trainer.verdicts import settle, weights_of
 
 STREAM = np.linspace(0, 1, 1_001)
 
@@ -166,6 +167,36 @@ def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
     assert contents == {"record 1": (False, 1.0), "better still": (True, 1.0), "record 4": (False, 2.0)}
     assert all(is_held_out(r.content, 0.2) for r in found.hold_out)
     assert len(found.learn) == len(found.learn_ids)
+
+
+def test_weights_count_the_stream_with_both_lotteries_and_a_queue_that_is_not_done() -> None:
+    random = np.random.default_rng(3)
+    lotteries = Lotteries(b"", 0.1, 0.3, 1.0)
+    p, threshold = 1 / (1 + np.exp(-random.normal(1.5, 1.5, 20_000))), 0.4
+    said = []
+    for n, each in enumerate(p):
+        draw = lotteries.draw(f"t:0:{n}", Decision(Route.CLEAN, "model", p_chosen=float(each)), threshold)
+        is_held = each < threshold
+        if draw is None and (not is_held or n % 2):  # half of what is held has not been answered yet
+            continue
+        drawn = {} if draw is None else {"lottery": draw.lottery.value, "propensity": draw.propensity}
+        said.append(verdict(n, p_chosen=float(each), threshold=threshold, source="quarantine" if is_held else "audit", **drawn))
+    settled = settle(said)
+    weights = weights_of(settled)
+    near = {each.decision_id for each in settled if each.distance is not None and each.distance <= 1.0 and each.source == "audit"}
+    far = {each.decision_id for each in settled if each.source == "audit"} - near
+    distance = np.abs(np.log(p / (1 - p)) - np.log(threshold / (1 - threshold)))
+    assert sum(weights[name] for name in near) == pytest.approx(((p >= threshold) & (distance <= 1.0)).sum(), rel=0.05)
+    assert sum(weights[name] for name in far) == pytest.approx(((p >= threshold) & (distance > 1.0)).sum(), rel=0.08)
+    assert sum(weights[each.decision_id] for each in settled if each.source != "audit") == pytest.approx((p < threshold).sum(), rel=0.08)
+
+
+def test_a_correction_of_a_flat_draw_or_of_what_waits_teaches_nothing() -> None:
+    flat = verdict(1, is_right=False, lottery="flat", source="audit", propensity=0.1, blind=True, correction=b"corrected 1")
+    waits = verdict(3, is_right=False, lottery="extra", source="audit", propensity=0.1, correction=b"corrected 3")
+    found = sort(settle([flat, waits]), TrainSettings())
+    assert found.learn == []
+    assert [each.decision_id for each in found.flat] == ["t:0:1"]
 
 
 def test_nothing_that_reads_like_a_flat_draw_is_learned_from() -> None:
