@@ -7,7 +7,6 @@ answered by two. The last line is one JSON object.
 import argparse
 import http.client
 import json
-import os
 import random
 import signal
 import statistics
@@ -20,13 +19,14 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from confluent_kafka import Producer
 
 from bench.machine import keep
+from demo import processes
 from demo.broker import free_port, temporary_broker
 from demo.ledger import messages
+from demo.reviewer import Connection, verdict_path
 from foundation.settings import as_toml
 from model_registry.config import RegistrySettings
 from review.config import ReviewSettings
@@ -35,7 +35,6 @@ from stream.cluster import base_config, make_topics
 from stream.config import KafkaSettings, TopicSettings
 
 HEADER = "X-Reviewer"
-ASK_SECONDS = 30.0
 
 
 class Acknowledged(NamedTuple):
@@ -68,18 +67,15 @@ class Client:
     def __init__(self, port: int, reviewer: str, over: threading.Event) -> None:
         """Take the address."""
         self._port, self.reviewer, self._over = port, reviewer, over
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: Connection | None = None
 
     def ask(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return status and answer; (0, {}) when the bench is over."""
         while not self._over.is_set():
             try:
                 if self._connection is None:
-                    self._connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=ASK_SECONDS)
-                headers = {"Content-Type": "application/json", HEADER: self.reviewer}
-                self._connection.request("POST", path, json.dumps(body), headers)
-                answer = self._connection.getresponse()
-                return answer.status, json.loads(answer.read())
+                    self._connection = Connection(f"http://127.0.0.1:{self._port}", {HEADER: self.reviewer})
+                return self._connection.ask("POST", path, body)
             except (OSError, http.client.HTTPException, ValueError):
                 self.close()
                 time.sleep(0.05)
@@ -113,7 +109,7 @@ def _answer_all(client: Client, said: list[Acknowledged], left: threading.Semaph
             continue
         is_right = dice.random() < 0.5
         verdict = "right" if is_right else "wrong"
-        path = f"/api/decisions/{quote(lease['decision_id'])}/verdict"
+        path = verdict_path(lease["decision_id"])
         status, _ = client.ask(path, {"lease": lease["lease"], "verdict": verdict})
         while status == 503:  # noqa: PLR2004
             status, _ = client.ask(path, {"lease": lease["lease"], "verdict": verdict})
@@ -127,13 +123,8 @@ def start(tables: SimpleNamespace, place: Path, port: int) -> "subprocess.Popen[
     review = ReviewSettings(port=port, proxy_header=HEADER, second_share=0.0, database_url=f"sqlite:///{place}/review.sqlite3")
     registry = RegistrySettings(url=f"{place}/registry")
     config.write_text(as_toml({"kafka": tables.kafka, "topics": tables.topics, "registry": registry, "review": review}))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
-    service = subprocess.Popen(
-        [sys.executable, "-m", "winnow", "review", "--config", str(config)], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert service.stdout is not None
-    said = service.stdout.readline()
-    assert said.startswith("ready"), said
+    service = processes.start("review", config)
+    processes.wait_ready(service, "the review service")
     return service
 
 
@@ -203,9 +194,7 @@ def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, aske
             _, lease = client.ask("/api/lease", {"order": ("uncertainty", "age", "reason")[number % 3]})
             times["lease"].append(time.perf_counter() - begun)
             begun = time.perf_counter()
-            status, answer = client.ask(
-                f"/api/decisions/{quote(lease['decision_id'])}/verdict", {"lease": lease["lease"], "verdict": "wrong"}
-            )
+            status, answer = client.ask(verdict_path(lease["decision_id"]), {"lease": lease["lease"], "verdict": "wrong"})
             times["verdict"].append(time.perf_counter() - begun)
             assert status == 200, answer  # noqa: PLR2004
     finally:

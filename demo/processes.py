@@ -23,17 +23,22 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, number)
 
 
-@contextmanager
-def running(command: str, config: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone, and end it when the block is left."""
+def start(command: str, config: Path) -> "subprocess.Popen[str]":
+    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-m", "winnow", command, "--config", str(config)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
         preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509
     )
+
+
+@contextmanager
+def running(command: str, config: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start a command as `start` does, and end it when the block is left."""
+    process = start(command, config)
     try:
         yield process
     finally:

@@ -45,9 +45,7 @@ class Connection:
 
     def log_in(self, account: Account) -> None:
         """Open a session. Raises WinnowError when the service refuses."""
-        status, said = self.ask("POST", "/api/login", {"user": account.name, "password": account.password})
-        if status != _OK:
-            raise WinnowError(f"{account.name} cannot log in: {said.get('error', status)}")
+        self.needed("POST", "/api/login", {"user": account.name, "password": account.password})
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
         """Return status and answer. Raises OSError, http.client.HTTPException, ValueError when the service is away."""
@@ -57,6 +55,13 @@ class Connection:
         if cookie is not None:
             self._headers["Cookie"] = cookie.split(";", 1)[0]
         return answer.status, json.loads(answer.read())
+
+    def needed(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the answer of `ask`. Raises WinnowError when the service refuses."""
+        status, said = self.ask(method, path, body)
+        if status != _OK:
+            raise WinnowError(f"the review service refuses {path}: {said.get('error', status)}")
+        return said
 
     def close(self) -> None:
         """Hang up."""
@@ -85,9 +90,9 @@ def _answer(address: str, account: Account, truth: Mapping[str, Truth], mistaken
         page.log_in(account)
         heard = time.monotonic()
         while time.monotonic() - heard < _PATIENCE_SECONDS:
-            decision_id = (lease := _asked(page, "POST", "/api/lease", {}))["decision_id"]
+            decision_id = (lease := page.needed("POST", "/api/lease", {}))["decision_id"]
             if decision_id is None:
-                counts = _asked(page, "GET", "/api/counts")
+                counts = page.needed("GET", "/api/counts")
                 if counts["open"] + counts["leased"] == 0:
                     break
                 time.sleep(_PAUSE_SECONDS)  # the others may leave a second look behind
@@ -95,15 +100,8 @@ def _answer(address: str, account: Account, truth: Mapping[str, Truth], mistaken
             heard = time.monotonic()
             is_mistaken = ticket(f"{account.name} {decision_id}", "mistake") < mistaken_share
             verdict = "wrong" if truth[decision_id].is_wrong != is_mistaken else "right"
-            _asked(page, "POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict})
+            page.needed("POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict})
             verdicts, mistakes = verdicts + 1, mistakes + is_mistaken
     finally:
         page.close()
     return Answered(verdicts, mistakes)
-
-
-def _asked(page: Connection, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    status, said = page.ask(method, path, body)
-    if status != _OK:
-        raise WinnowError(f"the review service refuses {path}: {said.get('error', status)}")
-    return said

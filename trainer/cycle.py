@@ -113,9 +113,9 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     """
     found = Sorted([], [], [], [])
     weights = weights_of(settled)
-    drawn = {text_of_content(each.content) for each in settled if each.is_flat}
-    for each in settled:
-        text = text_of_content(each.content)
+    texts = [text_of_content(each.content) for each in settled]
+    drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
+    for each, text in zip(settled, texts, strict=True):
         is_hold_out = is_held_out(text, settings.held_out_share)
         if is_hold_out:
             if each.distance is not None:  # what waits for a second look counts as wrong: left out, only right ones would be there at first

@@ -12,11 +12,9 @@ from typing import NamedTuple
 from stream import wire
 from stream.config import KafkaSettings
 from stream.decide import logit
-from stream.records import Verdict
+from stream.records import Lottery, Verdict
 from stream.tail import Tail
 
-FLAT = "flat"
-EXTRA = "extra"
 _ENOUGH_DRAWS = 10
 
 
@@ -50,7 +48,7 @@ class Settled(NamedTuple):
     @property
     def is_flat(self) -> bool:
         """Whether the flat lottery drew it: kept from training, because certificates are made from these."""
-        return self.lottery == FLAT and self.propensity > 0
+        return self.lottery == Lottery.FLAT and self.propensity > 0
 
     @property
     def is_pending(self) -> bool:
@@ -125,7 +123,7 @@ def weights_of(settled: Sequence[Settled]) -> dict[str, float]:
     from the extra draws themselves. What is held is all offered for review: where the flat draws among it say that more was
     held than has been answered, the answered ones stand for the rest.
     """
-    extra = [each for each in settled if each.lottery == EXTRA and each.distance is not None and each.propensity > 0]
+    extra = [each for each in settled if each.lottery == Lottery.EXTRA and each.distance is not None and each.propensity > 0]
     reach = max((each.distance for each in extra if each.distance is not None), default=-1.0)
     chance_near = extra[-1].propensity if extra else 1.0
     held = [each for each in settled if each.source != "audit" and each.distance is not None]

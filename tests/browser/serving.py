@@ -1,16 +1,13 @@
 """The review service as a process of its own, as an operator starts it."""
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
+from demo.processes import running, wait_ready
 from foundation.settings import as_toml
-
-WINNOW = [sys.executable, "-m", "winnow"]
 
 
 def settings_file(tables: SimpleNamespace, place: Path) -> Path:
@@ -24,13 +21,5 @@ def settings_file(tables: SimpleNamespace, place: Path) -> Path:
 def served(tables: SimpleNamespace) -> Iterator[str]:
     """Start `winnow review` and yield its address."""
     with tempfile.TemporaryDirectory() as place:
-        command = [*WINNOW, "review", "--config", str(settings_file(tables, Path(place)))]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
-            try:
-                assert service.stdout is not None
-                said = service.stdout.readline().split()
-                assert said[:1] == ["ready"], said
-                yield said[1]
-            finally:
-                service.terminate()
-                service.wait(60)
+        with running("review", settings_file(tables, Path(place))) as service:
+            yield wait_ready(service, "the review service")

@@ -17,7 +17,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.browser.serving import served
 from tests.debian import axe_script, chromium
 from tests.integration.conftest import send, wait_until
-from tests.integration.test_review import events, held, released
+from tests.integration.reviewing import events, held, released
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 

@@ -10,6 +10,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -19,6 +21,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from demo.broker import free_port
 from demo.ledger import messages
 from model_registry.config import RegistrySettings
+from review.config import ReviewSettings
 from stream.boot import run_gate
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.debian import postgres
@@ -136,3 +139,29 @@ def postgresql_url(postgresql_server: str) -> str:
         db.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return f"{postgresql_server}/{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database for the review service, of each kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/review.sqlite3"
+    return str(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+def tables(kafka: KafkaSettings, topics: TopicSettings, database_url: str, tmp_path: Path) -> SimpleNamespace:
+    """Settings of a review service of its own."""
+    review = ReviewSettings(database_url=database_url, second_share=0.0, lease_seconds=60)
+    registry = RegistrySettings(url=str(tmp_path / "registry"))
+    return SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), review=review, registry=registry)
+
+
+@pytest.fixture
+def page(tables: SimpleNamespace) -> Iterator[Any]:
+    """A reviewer's browser at a review service of its own."""
+    from review.serve import service
+    from tests.integration.reviewing import Page
+
+    with service(tables) as running:
+        yield Page(running)

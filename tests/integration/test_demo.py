@@ -19,7 +19,7 @@ from review.config import ReviewSettings
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.browser.serving import served
 from tests.integration.conftest import send
-from tests.integration.test_review import BEGUN_MS, held
+from tests.integration.reviewing import BEGUN_MS, held
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +36,7 @@ def test_reviewers_answer_everything_and_look_twice_where_they_must(kafka: Kafka
     send(kafka, topics.audit, [held(n, b"drawn %d" % n, audit=True) for n in range(100, 120)])
     truth = {f"in:1:{n}": Truth("phone_length" if n % 3 == 0 else RIGHT) for n in range(120)}
     with served(tables) as address:
-        with pytest.raises(WinnowError, match="stranger cannot log in: the name or the password is wrong"):
+        with pytest.raises(WinnowError, match="refuses /api/login: the name or the password is wrong"):
             answer_all(address, [Account("stranger", "no password")], truth, 0.0)
         found = answer_all(address, accounts, truth, 0.1)
         assert answer_all(address, accounts, truth, 0.1) == Answered(0, 0), "nothing is left"

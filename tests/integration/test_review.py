@@ -1,119 +1,21 @@
-"""The review service on a real Kafka: leases, verdicts, releases, second looks, rebuilding, and who may do what."""
+"""The review service on a real Kafka: leases, verdicts, releases, second looks, bulk answers, odd records."""
 
 import json
-import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import sqlalchemy as sa
-from starlette.testclient import TestClient
 
-from demo.ledger import messages
-from foundation.errors import SettingInvalid, StoreTaken
-from model_registry.config import RegistrySettings
-from review.auth import NotAllowed, Who, add_user
-from review.config import ReviewSettings
+from review.auth import NotAllowed, Who
 from review.leases import Filters, LeaseLost
-from review.serve import Service, service
-from review.tables import schema
 from stream import wire
-from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.trace import trace
 from tests.browser.serving import settings_file
 from tests.integration.conftest import send, wait_until, winnow
+from tests.integration.reviewing import BEGUN_MS, Page, come, events, held, released
 
 pytestmark = pytest.mark.integration
-
-BEGUN_MS = int(time.time() * 1000)  # clean keeps records for a week by their own time: older ones vanish under a test
-
-
-def held(n: int, value: bytes, *, p: float = 0.2, reason: str = "model", audit: bool = False, **more: str) -> dict[str, object]:
-    """A message as the gate leaves it in quarantine or audit."""
-    ours = {
-        "winnow.decision-id": f"in:1:{n}",
-        "winnow.topic-id": "tid",
-        "winnow.origin": "gate",
-        "winnow.route": "audit" if audit else "quarantine",
-        "winnow.reason": reason,
-        "winnow.reward-right": "1",
-        "winnow.reward-wrong": "2",
-        "winnow.p-chosen": f"{p:.6f}",
-        "winnow.threshold": "0.500000",
-        "winnow.model": "m@1",
-        "winnow.model-digest": "sha256:" + "0" * 64,
-        **({"winnow.propensity": "0.010000", "winnow.lottery": "flat"} if audit else {"winnow.suspect": '[["phone",0.71]]'}),
-        **more,
-    }
-    headers = [("source", b"plc"), *((name, text.encode()) for name, text in ours.items())]
-    return {"key": b"k%d" % (n % 3), "value": value, "headers": headers, "timestamp": BEGUN_MS + n}
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/review.sqlite3"
-    return str(request.getfixturevalue("postgresql_url"))
-
-
-@pytest.fixture
-def tables(kafka: KafkaSettings, topics: TopicSettings, database_url: str, tmp_path: Path) -> SimpleNamespace:
-    review = ReviewSettings(database_url=database_url, second_share=0.0, lease_seconds=60)
-    registry = RegistrySettings(url=str(tmp_path / "registry"))
-    return SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), review=review, registry=registry)
-
-
-class Page:
-    """A reviewer's browser, without the browser."""
-
-    def __init__(self, running: Service, **cookies: str) -> None:
-        self.running = running
-        self.client = TestClient(running.app, base_url="http://127.0.0.1", cookies=cookies)
-
-    def post(self, path: str, status: int = 200, **body: Any) -> Any:
-        answer = self.client.post(path, json=body)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    def get(self, path: str, status: int = 200) -> Any:
-        answer = self.client.get(path)
-        assert answer.status_code == status, answer.text
-        return answer.json()
-
-    def lease(self, **filters: str) -> Any:
-        return self.post("/api/lease", **filters)
-
-    def answer(self, lease: Any, verdict: str, status: int = 200, **more: Any) -> Any:
-        return self.post(f"/api/decisions/{lease['decision_id']}/verdict", status, lease=lease["lease"], verdict=verdict, **more)
-
-
-@pytest.fixture
-def page(tables: SimpleNamespace) -> Iterator[Page]:
-    with service(tables) as running:
-        yield Page(running)
-
-
-def events(tables: SimpleNamespace) -> list[Any]:
-    return [json.loads(m.value()) for m in messages(tables.kafka.bootstrap_servers, tables.topics.verdicts)]
-
-
-def released(tables: SimpleNamespace, at_least: int = 0) -> list[Any]:
-    """What is on clean; a transaction's end reaches its partitions one after the other, so what is expected is waited for."""
-    found: list[Any] = []
-
-    def is_there() -> bool:
-        found[:] = messages(tables.kafka.bootstrap_servers, tables.topics.clean)
-        return len(found) >= at_least
-
-    wait_until(is_there, 30)
-    return found
-
-
-def come(page: Page, count: int) -> None:
-    wait_until(lambda: page.get("/api/counts")["open"] >= count, 30)
 
 
 def test_right_releases_wrong_does_not_and_a_correction_replaces_the_value(page: Page, tables: SimpleNamespace) -> None:
@@ -264,156 +166,6 @@ def test_filters_skip_and_earlier_records(page: Page, tables: SimpleNamespace) -
     assert "order = 'best' is not one of" in page.post("/api/lease", 422, order="best")["error"]
     assert "lease = 'x'" in page.post("/api/decisions/in:1:1/verdict", 422, lease="x", verdict="right")["error"]
     assert page.get("/api/decisions/none/history", 404)
-
-
-def test_an_unreadable_event_is_passed_over_and_the_store_can_be_rebuilt(page: Page, tables: SimpleNamespace) -> None:
-    send(tables.kafka, tables.topics.quarantine, [held(n, b"%d" % n) for n in range(5)])
-    come(page, 5)
-    for _ in range(3):
-        page.answer(page.lease(), "right")
-    send(tables.kafka, tables.topics.verdicts, [{"value": b"{", "key": b"x"}, {"value": b'{"v": 9}', "key": b"y"}])
-    lease = page.lease()
-    page.answer(lease, "wrong")
-    wait_until(lambda: "winnow_review_events_unreadable_total 2.0" in page.client.get("/metrics").text, 30)
-    before = page.get("/api/counts")
-    page.running.publisher.stop()
-    with service(tables, rebuild=True) as again:
-        after = Page(again).get("/api/counts")
-        assert again.caught_up_records == 5 + 4 + 2
-    assert (before["open"], before["done"]) == (after["open"], after["done"]) == (1, 4)
-
-
-def test_a_second_service_takes_the_releases_over_and_the_first_says_so(page: Page, tables: SimpleNamespace) -> None:
-    send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
-    come(page, 1)
-    lease = page.lease()
-    with service(tables):
-        assert "winnow-release" in page.answer(lease, "right", 503)["error"]
-    assert page.running.publisher.error is not None
-    assert events(tables) == []
-
-
-def test_a_store_is_written_by_one_service(page: Page, tables: SimpleNamespace) -> None:
-    send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
-    come(page, 1)
-    assert page.client.get("/readyz").status_code == 200
-    with service(tables) as second:
-        send(tables.kafka, tables.topics.quarantine, [held(1, b"b")])
-        come(Page(second), 2)
-        wait_until(lambda: isinstance(page.running.ingest.error, StoreTaken), 10)
-        assert Page(second).client.get("/readyz").text == "ready\n"
-    refused = page.client.get("/readyz")
-    assert refused.status_code == 503
-    assert "another `winnow review` has taken this store over" in refused.text
-
-
-def test_a_store_of_another_schema_is_refused_until_it_is_rebuilt(tables: SimpleNamespace) -> None:
-    send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
-    with service(tables) as running:
-        come(Page(running), 1)
-    engine = sa.create_engine(tables.review.database_url)
-    with engine.begin() as db:
-        db.execute(sa.update(schema).values(version=1))
-        db.execute(sa.text("ALTER TABLE records DROP COLUMN key"))
-    engine.dispose()
-    with pytest.raises(SettingInvalid, match="--rebuild"), service(tables):
-        pass
-    with service(tables, rebuild=True) as running:
-        assert Page(running).get("/api/counts")["open"] == 1
-
-
-def test_a_very_long_key_is_kept_and_found(page: Page, tables: SimpleNamespace) -> None:
-    key = random.Random(5).randbytes(20_000)  # more than a PostgreSQL index takes, and nothing that it could compress
-    send(tables.kafka, tables.topics.quarantine, [held(n, b"value %d" % n) | {"key": key} for n in range(2)])
-    come(page, 2)
-    found = page.running.store.earlier(key, BEGUN_MS + 1, 10)
-    assert [(name, value) for name, _, _, value in found] == [("in:1:0", b"value 0")]
-    assert page.running.store.erase(key) == 2
-
-
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_database_that_goes_away_for_a_moment_stops_nothing(tables: SimpleNamespace) -> None:
-    with service(tables) as running:
-        page = Page(running)
-        for n in range(3):
-            engine = sa.create_engine(tables.review.database_url)
-            with engine.begin() as db:
-                db.execute(sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"))
-            engine.dispose()
-            send(tables.kafka, tables.topics.quarantine, [held(n, b"a")])
-            wait_until(lambda expected=n + 1: page.client.get("/api/counts").json().get("open") == expected, 20)  # type: ignore[misc]
-        assert running.ingest.error is None
-
-
-def test_who_answered_first_does_not_settle_the_conflict(page: Page, tables: SimpleNamespace) -> None:
-    send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
-    come(page, 1)
-    answers = page.running.app.state.answers
-    mei, lin, lead = Who("mei", frozenset({"reviewer"})), Who("lin", frozenset({"reviewer"})), Who("wu", frozenset({"lead"}))
-    for who, verdict in ((mei, "wrong"), (lin, "right")):
-        lease = answers.lease(who, {})
-        answers.verdict(who, "in:1:0", {"lease": lease["lease"], "verdict": verdict})
-    assert answers.counts(mei)["conflict"] == 1
-    with pytest.raises(LeaseLost, match="somebody else settles it"):
-        answers.lease_again(mei, "in:1:0")
-    mine = answers.lease_again(lin, "in:1:0")  # an answer of a moment ago can be taken back
-    answers.give_back(lin, "in:1:0", {"lease": mine["lease"]}, is_skip=False)
-    settled = answers.lease_again(lead, "in:1:0")
-    answers.verdict(lead, "in:1:0", {"lease": settled["lease"], "verdict": "wrong"})
-    assert answers.counts(mei)["conflict"] == 0
-
-
-def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None:
-    users = tmp_path / "users.toml"
-    add_user(users, "mei", "a long password", ("reviewer",))
-    add_user(users, "lin", "another password", ("lead",))
-    assert oct(users.stat().st_mode & 0o777) == "0o600"
-    tables.review = tables.review.model_copy(update={"users_file": users})
-    with service(tables) as running:
-        stranger = Page(running)
-        assert stranger.get("/api/counts", 401) == {"error": "log in first"}
-        assert stranger.client.get("/", follow_redirects=False).headers["location"] == "/login"
-        stranger.post("/api/login", 401, user="mei", password="wrong")
-        stranger.post("/api/login", 401, user="nobody", password="wrong")
-        said = stranger.post("/api/login", user="mei", password="a long password")
-        cookie = stranger.client.cookies["winnow_session"]
-        assert cookie not in str(running.store.accounts.trail(10))
-        assert stranger.get("/api/counts")["open"] == 0
-        browser = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
-        assert stranger.client.post("/api/lease", json={}, headers=browser).status_code == 403
-        assert stranger.client.post("/api/lease", json={}, headers={**browser, "x-csrf-token": said["csrf"]}).status_code == 200
-        foreign = {"origin": "http://evil.example", "x-csrf-token": said["csrf"]}
-        assert stranger.client.post("/api/lease", json={}, headers=foreign).status_code == 403
-        assert stranger.client.post("/api/lease", data={"a": "b"}).status_code == 422
-        assert stranger.post("/api/bulk", 403, reason="model", pattern="a", count=1, verdict="right")
-        stranger.post("/api/logout")
-        assert stranger.get("/api/counts", 401)
-        for _ in range(5):
-            stranger.post("/api/login", 401, user="lin", password="wrong")
-        stranger.post("/api/login", 429, user="lin", password="another password")
-        page = stranger.client.get("/login")
-        assert "script-src 'self'" in page.headers["content-security-policy"]
-
-
-def test_binding_outside_without_users_is_refused(tables: SimpleNamespace) -> None:
-    tables.review = tables.review.model_copy(update={"bind": "0.0.0.0"})
-    with pytest.raises(SettingInvalid, match="review.bind = 0.0.0.0 is reachable from outside"):
-        service(tables).__enter__()
-
-
-def test_a_foreign_name_for_this_address_is_not_answered(page: Page) -> None:
-    assert page.client.get("/api/counts", headers={"host": "evil.example"}).status_code == 400
-
-
-def test_a_trusted_proxy_names_the_user(tables: SimpleNamespace) -> None:
-    tables.review = tables.review.model_copy(update={"proxy_header": "X-Forwarded-User", "trusted_proxies": ("testclient",)})
-    with service(tables) as running:
-        client = TestClient(running.app)
-        assert client.get("/api/counts").status_code == 401
-        assert client.get("/api/counts", headers={"X-Forwarded-User": "mei"}).status_code == 200
-        tables.review = tables.review.model_copy(update={"trusted_proxies": ("10.0.0.1",)})
-    with service(tables) as running:
-        assert TestClient(running.app).get("/api/counts", headers={"X-Forwarded-User": "mei"}).status_code == 401
 
 
 def test_a_record_is_explained_and_a_key_is_erased(page: Page, tables: SimpleNamespace, tmp_path: Path) -> None:
