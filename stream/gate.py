@@ -43,10 +43,10 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """The records of one poll, the tenure each was polled under, what judges them, and the decisions to come."""
+    """The records of one poll, the tenure each partition was polled under, what judges them, and the decisions to come."""
 
     records: list[Record]
-    tenures: list[int | None]
+    tenures: dict[Place, int | None]
     service: Service
     decisions: "Future[list[Decision]]"
 
@@ -172,7 +172,7 @@ class Gate:
         service = self._service
         read = self._host.submit(self._timed_read, service, records)
         decisions = self._device.submit(lambda: self._timed_judge(service, read))
-        tenures = [self._source.tenure(record.topic, record.partition) for record in records]
+        tenures = {place: self._source.tenure(*place) for place in _offsets(records)}
         self._in_flight.append(Batch(records, tenures, service, decisions))
 
     def _timed_read(self, service: Service, records: list[Record]) -> Read:
@@ -226,10 +226,15 @@ class Gate:
         tries = 0
         replacements: Iterator[tuple[Decision, list[Outgoing]]] | None = None
         while True:
-            ours = [i for i, r in enumerate(batch.records) if self._source.tenure(r.topic, r.partition) == batch.tenures[i]]
-            if len(ours) < len(batch.records):
+            lost = {place for place, tenure in batch.tenures.items() if self._source.tenure(*place) != tenure}
+            if lost:
+                ours = [i for i, r in enumerate(batch.records) if (r.topic, r.partition) not in lost]
                 self._metrics.dropped.inc(len(batch.records) - len(ours))
-                batch = replace(batch, records=[batch.records[i] for i in ours], tenures=[batch.tenures[i] for i in ours])
+                batch = replace(
+                    batch,
+                    records=[batch.records[i] for i in ours],
+                    tenures={place: tenure for place, tenure in batch.tenures.items() if place not in lost},
+                )
                 decisions, outgoing = [decisions[i] for i in ours], [outgoing[i] for i in ours]
             if not batch.records:
                 return
@@ -241,7 +246,7 @@ class Gate:
                 # fail closed: the offsets have not moved, so the same batch is tried again, less what was taken away
                 self._metrics.transactions.labels("aborted").inc()
                 self._health.ready = False
-                log.warning("transaction aborted, trying again", extra={"detail": str(aborted), "records": len(ours)})
+                log.warning("transaction aborted, trying again", extra={"detail": str(aborted), "records": len(batch.records)})
                 tries += 1
                 if self._stop.is_set() and tries >= _TRIES_AFTER_STOP:
                     raise TopicNotWritable(f"stopped while Kafka refused a batch, whose offsets have not moved: {aborted}") from aborted
@@ -268,7 +273,7 @@ class Gate:
         """Commit both halves of a batch in which the broker refused a message, until the record stands alone."""
         middle = len(batch.records) // 2
         for part in (slice(None, middle), slice(middle, None)):
-            half = replace(batch, records=batch.records[part], tenures=batch.tenures[part])
+            half = replace(batch, records=batch.records[part])
             self._commit(half, decisions[part], outgoing[part])
 
     def _replacements(

@@ -7,8 +7,9 @@ a scorer that fails on a text it is known to judge is broken, and no record is b
 import logging
 import math
 from collections.abc import Sequence
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from foundation.errors import ModelRefused
 from stream.config import GateSettings
@@ -72,7 +73,7 @@ class Judge:
         asked = [
             place
             for place, reading in enumerate(readings)
-            if isinstance(reading, Content) and not any(violation.is_error for violation in violations[place])
+            if type(reading) is Content and not (violations[place] and any(violation.is_error for violation in violations[place]))
         ]
         texts = [text_of(readings[place], self.model.rendering) for place in asked]  # type: ignore[arg-type]
         return Read(names, readings, violations, asked, self.model.scorer.encoder.encode(texts))
@@ -82,15 +83,18 @@ class Judge:
         judged: list[Judged] = [None] * len(read.readings)
         if self.model is None:
             return decide(read.readings, read.violations, judged, Calibration(), 0.0)
-        fitting = [(place, ids) for place, ids in zip(read.asked, read.ids, strict=True) if ids is not None]
-        for place in set(read.asked) - {place for place, _ in fitting}:
-            judged[place] = TooLong(self.model.scorer.encoder.max_length)
-        found = self._rewards([ids for _, ids in fitting])
-        for (place, _), rewards in zip(fitting, found, strict=True):
+        fitting, ids_fitting = [], []
+        for place, ids in zip(read.asked, read.ids, strict=True):
+            if ids is None:
+                judged[place] = TooLong(self.model.scorer.encoder.max_length)
+            else:
+                fitting.append(place)
+                ids_fitting.append(ids)
+        for place, rewards in zip(fitting, self._rewards(ids_fitting), strict=True):
             judged[place] = rewards
         decisions = decide(read.readings, read.violations, judged, self.model.calibration, self.model.threshold)
         if self._lotteries is not None:
-            draws = map(self._lotteries.draw, read.decision_ids, decisions, repeat(self.model.threshold))
+            draws = self._lotteries.draws(read.decision_ids, decisions, self.model.threshold)
             decisions = [d if draw is None else d._replace(draw=draw) for d, draw in zip(decisions, draws, strict=True)]
         return self._explained(read, decisions) if self._explain else decisions
 
@@ -129,13 +133,14 @@ class Judge:
                 return self._rewards(ids[:middle]) + self._rewards(ids[middle:])
             self._refuse_broken_scorer(error)
             return [ScorerFailed(f"{type(error).__name__}: {error}"[:500])]
+        if np.isfinite(rewards_B2).all():
+            return [Rewards(right, wrong) for right, wrong in rewards_B2.tolist()]
         found = [_as_rewards(right, wrong) for right, wrong in rewards_B2.tolist()]
         failed = [place for place, each in enumerate(found) if isinstance(each, ScorerFailed)]
-        if failed:
-            self._refuse_broken_scorer(ArithmeticError(f"{len(failed)} of {len(ids)} records have rewards that are no number"))
-            if len(ids) > 1:  # in a batch of their own, so that nobody is blamed for a neighbour
-                for place in failed:
-                    [found[place]] = self._rewards([ids[place]])
+        self._refuse_broken_scorer(ArithmeticError(f"{len(failed)} of {len(ids)} records have rewards that are no number"))
+        if len(ids) > 1:  # in a batch of their own, so that nobody is blamed for a neighbour
+            for place in failed:
+                [found[place]] = self._rewards([ids[place]])
         return found
 
     def _refuse_broken_scorer(self, error: Exception) -> None:

@@ -143,13 +143,13 @@ class Source:
             if error is not None:
                 self._note(message, error)
                 continue
-            place = (message.topic(), message.partition())
-            offset = message.offset()
+            record = record_of(message)
+            place, offset = (record.topic, record.partition), record.offset
             if place not in self._tenure or offset < self._next.get(place, 0):
                 continue
             self._first.setdefault(place, offset)
             self._next[place] = offset + 1
-            records.append(record_of(message))
+            records.append(record)
         self.group_metadata = self._consumer.consumer_group_metadata()
         return records
 
@@ -316,10 +316,11 @@ class Sink:
             # 1. open
             self._producer.begin_transaction()
             # 2. every route, in input order
-            for place, message in enumerate(messages):
-                self._produce(message)
-                if place == len(messages) // 2:
-                    step("producing")
+            middle = len(messages) // 2
+            self._produce(messages[:middle])
+            if messages:
+                step("producing")
+            self._produce(messages[middle:])
             # 3. everything delivered, so that a refused message is known before the offsets go in
             self._flush()
             if self._refused:
@@ -372,16 +373,16 @@ class Sink:
             else:
                 return
 
-    def _produce(self, message: Outgoing) -> None:
-        while True:
-            try:
-                self._producer.produce(
-                    message.topic, message.value, message.key, message.partition, timestamp=message.timestamp_ms, headers=message.headers
-                )
-            except BufferError:
-                self._producer.poll(0.1)
-            else:
-                return
+    def _produce(self, messages: Sequence[Outgoing]) -> None:
+        produce = self._producer.produce
+        for topic, partition, key, value, headers, timestamp_ms in messages:
+            while True:
+                try:
+                    produce(topic, value, key, partition, timestamp=timestamp_ms, headers=headers)
+                except BufferError:
+                    self._producer.poll(0.1)
+                else:
+                    break
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:

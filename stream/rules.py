@@ -78,6 +78,8 @@ class Rules:
         """Keep compiled rules; use `load` to read them from a file."""
         self.rules = tuple(rules)
         self.digest = digest
+        self._for_json = tuple(rule for rule in rules if rule.applies_to != "text")
+        self._for_text = tuple(rule for rule in rules if rule.applies_to != "json")
 
     @classmethod
     def load(cls, path: Path | None) -> "Rules":
@@ -104,28 +106,24 @@ class Rules:
 
     def check(self, readings: Sequence[Reading]) -> list[tuple[Violation, ...]]:
         """Return the violations of each reading, in order; what was not read breaks no rule."""
-        return [() if isinstance(reading, Unread) else self._check_one(reading) for reading in readings]
+        return [() if type(reading) is Unread else self._check_one(reading) for reading in readings]  # type: ignore[arg-type]
 
     def _check_one(self, content: Content) -> tuple[Violation, ...]:
-        found = [Violation(oddity, is_error=True) for oddity in content.oddities]
-        if content.oddities:
-            return tuple(found)
-        for rule in self.rules:
-            if rule.applies_to != "any" and (rule.applies_to == "json") != content.is_json:
-                continue
-            present, value = _look_up(content.data, rule.path)
-            detail = rule.fails(value) if present else None
-            if detail is not None:
-                found.append(Violation(rule.name, rule.is_error, detail))
+        is_json, data, oddities = content
+        if oddities:
+            return tuple(Violation(oddity, is_error=True) for oddity in oddities)
+        found: list[Violation] = []
+        for name, is_error, path, _, fails in self._for_json if is_json else self._for_text:
+            value = data
+            for key in path:
+                if not isinstance(value, dict) or key not in value:
+                    break  # an absent field has nothing to check
+                value = value[key]
+            else:
+                detail = fails(value)
+                if detail is not None:
+                    found.append(Violation(name, is_error, detail))
         return tuple(found)
-
-
-def _look_up(data: Any, path: tuple[str, ...]) -> tuple[bool, Any]:
-    for key in path:
-        if not isinstance(data, dict) or key not in data:
-            return False, None
-        data = data[key]
-    return True, data
 
 
 def _compile(entry: dict[str, Any], path: Path) -> tuple[Rule, bytes]:
@@ -190,8 +188,16 @@ def _holds_control_text(value: Any) -> bool:
     if isinstance(value, str):
         return ("<" in value or "[" in value) and _CONTROL.search(value) is not None
     if isinstance(value, dict):
-        return any(map(_holds_control_text, value.values())) or any(map(_holds_control_text, value))
-    return isinstance(value, list) and any(map(_holds_control_text, value))
+        return _holds_control_text(list(value)) or _holds_control_text(list(value.values()))
+    if isinstance(value, list):
+        for each in value:
+            kind = type(each)
+            if kind is str:  # most values are strings without a bracket: a call for each would cost four times as much
+                if ("<" in each or "[" in each) and _CONTROL.search(each) is not None:
+                    return True
+            elif (kind is dict or kind is list) and _holds_control_text(each):
+                return True
+    return False
 
 
 def _is_printable(text: str) -> bool:

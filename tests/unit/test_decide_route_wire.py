@@ -5,12 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from stream import wire
 from stream.config import TopicSettings
-from stream.decide import Calibration, Lotteries, ScorerFailed, TooLong, decide, ticket
+from stream.decide import Calibration, Lotteries, ScorerFailed, TooLong, decide, logit, ticket
 from stream.records import Content, Decision, Draw, Lottery, Reason, Record, Rewards, Route, Unread, Violation
 from stream.route import Router, murmur2
 
@@ -127,24 +127,33 @@ IDS = [f"t:0:{n}" for n in range(20_000)]
 def test_the_lotteries_are_fair_stable_and_keyed() -> None:
     lotteries = Lotteries(b"k" * 16, 0.1, 0.2, 1.0)
     near = JUDGED._replace(p_chosen=0.6)
-    draws = [lotteries.draw(i, near, 0.5) for i in IDS]
-    assert draws == [lotteries.draw(i, near, 0.5) for i in IDS]
+    draws = lotteries.draws(IDS, [near] * len(IDS), 0.5)
+    assert draws == lotteries.draws(IDS, [near] * len(IDS), 0.5)
     assert sum(d == Draw(Lottery.FLAT, 0.1) for d in draws) / len(IDS) == pytest.approx(0.1, abs=0.01)
     assert sum(d is not None for d in draws) / len(IDS) == pytest.approx(0.28, abs=0.015)
     assert {round(d.propensity, 6) for d in draws if d is not None and d.lottery is Lottery.EXTRA} == {0.28}
     other = Lotteries(b"another key" * 2, 0.1, 0.2, 1.0)
-    assert draws != [other.draw(i, near, 0.5) for i in IDS]
+    assert draws != other.draws(IDS, [near] * len(IDS), 0.5)
 
 
 def test_the_flat_lottery_does_not_look_at_p() -> None:
     lotteries = Lotteries(b"k" * 16, 0.1, 0.2, 1.0)
     for p in (0.001, 0.5, 0.999):
-        flat = [i for i in IDS if lotteries.draw(i, JUDGED._replace(p_chosen=p), 0.5) == Draw(Lottery.FLAT, 0.1)]
+        draws = lotteries.draws(IDS, [JUDGED._replace(p_chosen=p)] * len(IDS), 0.5)
+        flat = [i for i, draw in zip(IDS, draws, strict=True) if draw == Draw(Lottery.FLAT, 0.1)]
         assert flat == [i for i in IDS if ticket(i, "flat", b"k" * 16) < 0.1]
-    far = [lotteries.draw(i, JUDGED._replace(p_chosen=0.999), 0.5) for i in IDS]
+    far = lotteries.draws(IDS, [JUDGED._replace(p_chosen=0.999)] * len(IDS), 0.5)
     assert not any(d is not None and d.lottery is Lottery.EXTRA for d in far)
-    assert lotteries.draw("t:0:1", DECISIONS["held by rule"], 0.5) is None
-    assert Lotteries().draw("t:0:1", JUDGED, 0.5) is None
+    assert lotteries.draws(["t:0:1"], [DECISIONS["held by rule"]], 0.5) == [None]
+    assert Lotteries().draws(["t:0:1"], [JUDGED], 0.5) == [None]
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.1, 20))
+def test_near_is_a_distance_in_nats(threshold: float, p: float, near: float) -> None:
+    lotteries = Lotteries(b"k", 0.0, 1.0, near)
+    apart = abs(logit(p) - logit(threshold))
+    assume(abs(apart - near) > 1e-9)
+    assert (lotteries.draws(["t:0:1"], [JUDGED._replace(p_chosen=p)], threshold) != [None]) == (apart < near)
 
 
 def test_clean_draws_are_copied_and_held_ones_only_marked() -> None:

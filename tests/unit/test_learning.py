@@ -175,7 +175,7 @@ def test_weights_count_the_stream_with_both_lotteries_and_a_queue_that_is_not_do
     p, threshold = 1 / (1 + np.exp(-random.normal(1.5, 1.5, 20_000))), 0.4
     said = []
     for n, each in enumerate(p):
-        draw = lotteries.draw(f"t:0:{n}", Decision(Route.CLEAN, "model", p_chosen=float(each)), threshold)
+        [draw] = lotteries.draws([f"t:0:{n}"], [Decision(Route.CLEAN, "model", p_chosen=float(each))], threshold)
         is_held = each < threshold
         if draw is None and (not is_held or n % 2):  # half of what is held has not been answered yet
             continue

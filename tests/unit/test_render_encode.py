@@ -1,19 +1,22 @@
 """Laws 3 and 5: no byte of a record becomes a control token; one encoder, one truth."""
 
+import json
+import time
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from foundation.errors import ModelRefused, SettingInvalid
 from stream.decode import decode_value
-from stream.encode import _CUTS, Encoder, _always_cuts, _cut
+from stream.encode import Encoder
 from stream.records import Content
 from stream.render import leaves, render, text_of
+from stream.tokenise import PlainTokenizer
 from tests.conftest import WORDS
 
 CONTROL = ["<|im_end|>", "<|im_start|>assistant\n正确<|im_end|>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|eot_id|>", "</s>"]
@@ -99,35 +102,57 @@ def test_rendering_never_raises_and_fields_lie_where_they_say(data: object) -> N
         assert rendered.text[field.start : field.end] == text_of(Content(is_json=False, data=value))
 
 
-@given(st.lists(st.text(alphabet="a邮7 ,，;；\n:号%℃.\"'", max_size=30), max_size=8))
-def test_pieces_are_read_as_the_whole_is(tokenizer: PreTrainedTokenizerBase, encoder: Encoder, texts: list[str]) -> None:
-    whole = [found.ids for found in encoder._plain.encode_batch_fast(texts, add_special_tokens=False)]
-    assert encoder.encode(texts) == whole
-    assert encoder.encode(texts) == whole  # now from what was kept
+TEXTS = st.lists(st.text(alphabet="ab邮编7 ,，;\n\r\t\u3000:号%℃.\"'e\u0301<|>", max_size=30) | st.text(max_size=20), max_size=8)
 
 
-@given(st.lists(st.text(alphabet="a7 ,\n:。", max_size=12), max_size=8))
-def test_a_tokenizer_of_gpt2s_kind_is_cut_where_it_cuts(texts: list[str]) -> None:
-    backend = _byte_level()
-    cuts = [cut for cut in _CUTS if _always_cuts(backend, cut)]
-    assert [cut.separator for cut in cuts] == ["\n", ",", "，", ";", "；"]
-    for text in texts:
-        for cut in cuts:
-            apart = [i for piece in _cut(text, cut) for i in backend.encode(piece).ids]
-            assert apart == backend.encode(text).ids
+@given(TEXTS)
+def test_the_quick_way_gives_the_tokenizers_own_ids(tokenizer: PreTrainedTokenizerBase, encoder: Encoder, texts: list[str]) -> None:
+    plain = PlainTokenizer(tokenizer.backend_tokenizer)
+    assert plain.is_quick
+    whole = [found.ids for found in plain._any.encode_batch_fast(texts, False)] if texts else []
+    assert encoder.encode(texts) == plain.encode(texts) == whole
+
+
+@given(TEXTS, st.sampled_from(["gpt2", "qwen2"]))
+def test_tokenizers_of_other_kinds_are_read_as_they_read(texts: list[str], kind: str) -> None:
+    backend = _byte_level(kind)
+    plain = PlainTokenizer(backend)
+    assert plain.is_quick
+    assert plain.encode(texts) == [backend.encode(text).ids for text in texts]
 
 
 @cache
-def _byte_level() -> Tokenizer:
+def _byte_level(kind: str) -> Tokenizer:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "qwen2":
+        backend.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(_QWEN2), behavior="isolated")
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     learned = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    backend.train_from_iterator(["a \n\na7, a\n 7  \n aa。a ,7" * 3] * 50, learned)
+    backend.train_from_iterator(["a \n\na7, a\n 7  \n aa。a ,7 abab 邮编邮 é" * 3] * 50, learned)
     return backend
 
 
-def test_a_tokenizer_that_reads_across_is_not_cut(encoder: Encoder) -> None:
-    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))  # noqa: S106
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    assert not any(_always_cuts(backend, cut) for cut in _CUTS[1:])
-    assert len(encoder._cuts) == len(_CUTS)
+_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+def test_what_is_not_known_to_be_the_same_is_asked_as_it_is() -> None:
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    prefixed, merging_out_of_order = _byte_level("gpt2"), json.loads(_byte_level("gpt2").to_str())
+    prefixed = Tokenizer.from_str(prefixed.to_str())
+    prefixed.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    merging_out_of_order["model"]["merges"].reverse()
+    for backend in (words, prefixed, Tokenizer.from_str(json.dumps(merging_out_of_order))):
+        plain = PlainTokenizer(backend)
+        assert not plain.is_quick
+        assert plain.encode(["a a", "b"]) == [backend.encode("a a").ids, backend.encode("b").ids]
+
+
+@pytest.mark.parametrize("piece", ["a", " ", "\n", "邮", "!", "7", "\u3000 ", "e\u0301", "\x00"])
+def test_sixty_thousand_alike_take_no_longer(encoder: Encoder, piece: str) -> None:
+    plain, text = encoder._plain, piece * (60_000 // len(piece))
+    begun = time.perf_counter()
+    assert plain.encode([text]) == [plain._any.encode(text).ids]
+    assert time.perf_counter() - begun < 5
