@@ -10,6 +10,7 @@ from stream.decide import Calibration
 from stream.encode import Encoder
 from stream.live_model import LiveModel
 from stream.score import Scorer
+from stream.tokenise import Ids
 from trainer.starter import Shape, train_tokenizer
 
 WORDS = ("正确", "错误")
@@ -24,7 +25,7 @@ class ConstantScorer(Scorer):
         self.encoder = encoder
         self.budget_tokens = 8_192
 
-    def rewards(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+    def rewards(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         """Return 1 and 0 for most records, 0 and 1 for those whose length ends in 0."""
         rewards_B2 = np.tile(np.array([1.0, 0.0], dtype=np.float32), (len(records), 1))
         held = [place for place, ids in enumerate(records) if len(ids) % 10 == 0]

@@ -3,6 +3,7 @@
 import gc
 import hashlib
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from stream.follow import Follower, Service, make_service
 from stream.gate import Gate
 from stream.kafka import Instance, Sink, Source
 from stream.metrics import GateMetrics, Health, MetricsServer
+from stream.reading_process import COLLECT_EVERY
 from stream.route import Router
 from stream.rules import Rules
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from stream.live_model import LiveModel
 
 MIN_KEY_BYTES = 16
-_COLLECT_EVERY = (200_000, 20, 50)
+_SWITCH_SECONDS = 0.0005  # back from Kafka or the device, a thread should not wait 5 ms for the interpreter
 
 
 def run_gate(
@@ -88,9 +90,9 @@ def run_with_model(
         open_parts.callback(follower.stop)
         router = Router(topics, cluster.partition_counts, gate.partitioner, gate.observe_audit if gate.mode == "observe" else None)
         running = Gate(source, sink, service, follower, router, metrics, health, gate, step)
-        # what lives now lives for ever; batches die young and in no cycles, so the collector need not look at every 700 objects
-        gc.freeze()
-        gc.set_threshold(*_COLLECT_EVERY)
+        gc.freeze()  # what lives now lives for ever
+        gc.set_threshold(*COLLECT_EVERY)
+        sys.setswitchinterval(_SWITCH_SECONDS)
         follower.start()
         running.run(stop, until_idle_seconds)
 

@@ -104,5 +104,7 @@ class GateSettings(Table):
     """Most tokens in one forward pass, padding included; halved by itself when memory runs out."""
     device: str = "auto"
     """`auto` takes the GPU if there is one; else a torch device such as `cpu` or `cuda:1`."""
+    reading_process: bool = True
+    """Decode, check and tokenise in a process of its own beside the gate; false does it in the gate, which saves 90 MB."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Torch threads on the CPU; 0 leaves torch's own choice."""

@@ -1,4 +1,4 @@
-"""Stage 4: readings, violations and rewards -> decisions, and the lotteries that pick records for blind review.
+"""Stage 4: what could not be read, violations and rewards -> decisions, and the lotteries that pick records for blind review.
 
 p_chosen = σ(d / temperature + bias); a record with p_chosen ≥ threshold is clean. Both are rounded to the six decimals
 that leave in the headers, so that anyone can check a route from its headers.
@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from stream.records import Decision, Draw, Lottery, Reading, Reason, Rewards, Route, Unread, Violation
+from stream.records import Decision, Draw, Lottery, Reason, Rewards, Route, Unread, Violation
 
 _LEAST_P = 1e-6
 _FARTHEST = math.log((1 - _LEAST_P) / _LEAST_P)
@@ -47,23 +47,25 @@ Judged = Rewards | ScorerFailed | TooLong | None
 
 
 def decide(
-    readings: Sequence[Reading],
+    unread: Sequence[Unread | None],
     violations: Sequence[tuple[Violation, ...]],
     judged: Sequence[Judged],
     calibration: Calibration,
     threshold: float,
 ) -> list[Decision]:
-    """Return one decision per record, in order; `judged` is None where no model was asked."""
-    return [_decide(*each, calibration, threshold) for each in zip(readings, violations, judged, strict=True)]
+    """Return one decision per record, in order; `unread` is None where a record could be read, `judged` where no model was asked."""
+    return [_decide(*each, calibration, threshold) for each in zip(unread, violations, judged, strict=True)]
 
 
-def _decide(reading: Reading, violations: tuple[Violation, ...], judged: Judged, calibration: Calibration, threshold: float) -> Decision:
+def _decide(
+    unread: Unread | None, violations: tuple[Violation, ...], judged: Judged, calibration: Calibration, threshold: float
+) -> Decision:
     if type(judged) is Rewards and not violations:  # most records
         p_chosen = calibration.p_chosen(judged.right - judged.wrong)
         return Decision(Route.CLEAN if p_chosen >= threshold else Route.QUARANTINE, Reason.MODEL, "", judged, p_chosen)
-    if isinstance(reading, Unread):
-        route = Route.DEAD_LETTER if reading.reason in _DEAD else Route.CLEAN
-        return Decision(route, reading.reason, reading.detail)
+    if unread is not None:
+        route = Route.DEAD_LETTER if unread.reason in _DEAD else Route.CLEAN
+        return Decision(route, unread.reason, unread.detail)
     for violation in violations:
         if violation.is_error:
             return Decision(Route.QUARANTINE, f"{Reason.RULE}:{violation.rule}", violation.detail, violations=violations)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import orjson
 
-from stream.records import Content, Reading, Reason, Record, Unread
+from stream.records import Content, Reading, Reason, Unread
 
 MAX_DEPTH = 64
 NOT_FINITE = "not-finite"
@@ -29,9 +29,9 @@ _BIG_NUMBER = re.compile(rb"[0-9][eE]\+?[0-9]{2}|[0-9]{300}")
 _SURROGATE_ESCAPE = re.compile(rb"\\[uU][dD][89a-fA-F]")
 
 
-def decode(records: Sequence[Record], form: Format) -> list[Reading]:
+def decode(values: Sequence[bytes | None], form: Format) -> list[Reading]:
     """Read each record's value; order and length are kept and nothing is raised for any bytes."""
-    return [decode_value(record.value, form) for record in records]
+    return [decode_value(value, form) for value in values]
 
 
 def decode_value(value: bytes | None, form: Format) -> Reading:

@@ -17,8 +17,9 @@ from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
 from stream import wire
 from stream.config import GateSettings
 from stream.decide import Lotteries
-from stream.judge import Judge
+from stream.judge import Judge, reader_of
 from stream.metrics import GateMetrics
+from stream.reading_process import ReadingProcess
 from stream.rules import Rules
 
 if TYPE_CHECKING:  # a gate in rules mode starts without torch
@@ -54,7 +55,9 @@ def make_service(
         shared = wire.constants(topic_ids, None, None, None, rules.digest)
     else:
         shared = wire.constants(topic_ids, model.threshold, model.label, model.digest, rules.digest)
-    return Service(Judge(settings, rules, model, lotteries), shared)
+    here = reader_of(settings, rules, model)
+    reads = ReadingProcess(settings, rules, model, here) if settings.reading_process else here
+    return Service(Judge(settings, rules, model, reads, lotteries), shared)
 
 
 class Follower(threading.Thread):

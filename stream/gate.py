@@ -1,7 +1,7 @@
 """The gate: poll -> 1 decode 2 rules 3 score 4 decide 5 route -> produce and commit in one transaction.
 
-Two workers run beside the loop: `host` reads batch n+1 (stages 1 to 3b) while `device` judges batch n (3c to 4); the
-loop itself polls, routes (5) and commits, so Kafka is touched by one thread. A batch stays in memory until its
+Two workers run beside the loop: `host` has batch n+1 read (stages 1 to 3b, in a process of its own) while `device` judges
+and routes batch n (3c to 5); the loop itself polls and commits, so Kafka is touched by one thread. A batch stays in memory until its
 transaction commits or its partitions are taken away; nothing is committed for a partition after its revoke.
 """
 
@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from foundation.errors import TopicNotWritable, WinnowError
 from stream.config import GateSettings
 from stream.follow import Follower, Service
-from stream.judge import Read
 from stream.kafka import Place, RecordRefused, Sink, Source, StartOver, TransactionAborted
 from stream.metrics import GateMetrics, Health
+from stream.read import Read
 from stream.records import Decision, Reason, Record, Route
 from stream.route import Outgoing, Router
 
@@ -41,14 +43,21 @@ _MIN_POLL_RECORDS = 16
 Step = Callable[[str], None]
 
 
+class Routed(NamedTuple):
+    """The decisions of a batch, and the messages of each record."""
+
+    decisions: list[Decision]
+    outgoing: list[list[Outgoing]]
+
+
 @dataclass(frozen=True)
 class Batch:
-    """The records of one poll, the tenure each partition was polled under, what judges them, and the decisions to come."""
+    """The records of one poll, the tenure each partition was polled under, what judges them, and what is to come of them."""
 
     records: list[Record]
     tenures: dict[Place, int | None]
     service: Service
-    decisions: "Future[list[Decision]]"
+    routed: "Future[Routed]"
 
 
 class FloodGuard:
@@ -96,7 +105,7 @@ class Gate:
         self._most_held = settings.max_hold_share
         self._rolls_back = settings.flood_rollback
         self._step = step
-        self._host = ThreadPoolExecutor(1, "host")
+        self._host = ThreadPoolExecutor(2, "host")  # the next batch is sent while this one is read
         self._device = ThreadPoolExecutor(1, "device")
         self._in_flight: deque[Batch] = deque()
         model = service.judge.model
@@ -148,7 +157,7 @@ class Gate:
             self._step("polled")
             self._take_up(records)
         if self._in_flight:
-            if records and len(self._in_flight) < _IN_FLIGHT and not self._in_flight[0].decisions.done():
+            if records and len(self._in_flight) < _IN_FLIGHT and not self._in_flight[0].routed.done():
                 return True
             self._commit_oldest()
             return True
@@ -171,15 +180,15 @@ class Gate:
     def _take_up(self, records: list[Record]) -> None:
         service = self._service
         read = self._host.submit(self._timed_read, service, records)
-        decisions = self._device.submit(lambda: self._timed_judge(service, read))
+        routed = self._device.submit(lambda: self._timed_judge(service, records, read))
         tenures = {place: self._source.tenure(*place) for place in _offsets(records)}
-        self._in_flight.append(Batch(records, tenures, service, decisions))
+        self._in_flight.append(Batch(records, tenures, service, routed))
 
     def _timed_read(self, service: Service, records: list[Record]) -> Read:
         with self._metrics.timed("read"):
             return service.judge.read(records)
 
-    def _timed_judge(self, service: Service, read: "Future[Read]") -> list[Decision]:
+    def _timed_judge(self, service: Service, records: list[Record], read: "Future[Read]") -> Routed:
         self._step("scoring")
         given = read.result()
         begun = time.perf_counter()
@@ -188,7 +197,8 @@ class Gate:
         self._compare(service, given, decisions)
         if service.judge.model is not None and len(decisions) >= _MIN_POLL_RECORDS:
             self._poll_records = self._fitting(len(decisions) / max(1e-6, time.perf_counter() - begun))
-        return decisions
+        with self._metrics.timed("route"):
+            return Routed(decisions, self._router.route(records, decisions, service.shared))
 
     def _compare(self, service: Service, read: Read, decisions: list[Decision]) -> None:
         """Let the challenger look at a share of the batch; whatever happens to it, the batch goes on."""
@@ -210,16 +220,13 @@ class Gate:
     def _commit_oldest(self) -> None:
         """Wait for the oldest batch, keeping the membership alive meanwhile, and commit what is still ours of it."""
         batch = self._in_flight[0]
-        while not batch.decisions.done():
-            wait([batch.decisions], _SERVE_EVERY_SECONDS)
-            if not batch.decisions.done():
+        while not batch.routed.done():
+            wait([batch.routed], _SERVE_EVERY_SECONDS)
+            if not batch.routed.done():
                 self._source.serve()
                 self._health.turned()
         self._in_flight.popleft()
-        decisions = batch.decisions.result()
-        with self._metrics.timed("route"):
-            outgoing = self._router.route(batch.records, decisions, batch.service.shared)
-        self._commit(batch, decisions, outgoing)
+        self._commit(batch, *batch.routed.result())
 
     def _commit(self, batch: Batch, decisions: list[Decision], outgoing: list[list[Outgoing]]) -> None:
         """Commit one batch in one transaction, again and again until it is through, taken away, or split."""
@@ -331,7 +338,7 @@ class Gate:
         self._watch_for_a_flood(batch.service, decisions)
         now = time.time()
         metrics.last_commit_seconds.set(now)
-        metrics.end_to_end_seconds.observe([max(0.0, now - record.timestamp_ms / 1000) for record in records])
+        metrics.end_to_end_seconds.observe(np.maximum(0.0, now - np.array([record.timestamp_ms for record in records]) / 1000))
 
     def _watch_for_a_flood(self, service: Service, decisions: list[Decision]) -> None:
         """Watch the model in service; what its predecessor still had in flight says nothing about it."""

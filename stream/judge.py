@@ -7,84 +7,63 @@ a scorer that fails on a text it is known to judge is broken, and no record is b
 import logging
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from foundation.errors import ModelRefused
 from stream.config import GateSettings
 from stream.decide import Calibration, Judged, Lotteries, ScorerFailed, TooLong, decide
-from stream.decode import decode
 from stream.explain import suspects
-from stream.records import Content, Decision, Reading, Reason, Record, Rewards, Route, Unread, Violation
-from stream.render import text_of
+from stream.read import Read, Reader
+from stream.records import Decision, Reason, Record, Rewards, Route
 from stream.rules import Rules
+from stream.tokenise import Ids
 
 if TYPE_CHECKING:  # a gate in rules mode starts without torch
     from stream.live_model import LiveModel
+    from stream.reading_process import ReadingProcess
 
 log = logging.getLogger("winnow.judge")
 
 _LEAST_EXPLAINED, _ONE_IN = 16, 5
 
 
-class Read(NamedTuple):
-    """What the host half knows of a batch: readings, violations, and the ids of the records a model must judge."""
-
-    decision_ids: list[str]
-    readings: list[Reading]
-    violations: list[tuple[Violation, ...]]
-    asked: list[int]
-    ids: list[list[int] | None]
-
-
 class Judge:
     """The stages with their settings, rules and model; `model` None judges by rules alone."""
 
-    def __init__(self, settings: GateSettings, rules: Rules, model: "LiveModel | None", lotteries: Lotteries | None = None) -> None:
-        """Take what does not change from batch to batch; a new model or new rules make a new Judge."""
+    def __init__(
+        self,
+        settings: GateSettings,
+        rules: Rules,
+        model: "LiveModel | None",
+        reads: "Reader | ReadingProcess | None" = None,
+        lotteries: Lotteries | None = None,
+    ) -> None:
+        """Take what does not change from batch to batch; a new model or new rules make a new Judge.
+
+        `reads` is what reads for these rules and this model, here or in a process of its own; None makes one here.
+        """
         self._form = settings.format
         self._explain = settings.explain
         self._lotteries = lotteries
+        self._reads = reads or reader_of(settings, rules, model)
         self.rules = rules
         self.model = model
 
     def read(self, records: Sequence[Record]) -> Read:
-        """Host half: 1 decode, 2 rules, 3a render, 3b encode. A record that breaks an error rule costs no tokens.
-
-        A record on which a stage fails as nobody foresaw is found by bisecting and leaves as scorer-failed.
-        """
-        try:
-            return self._read(records)
-        except Exception as error:
-            if len(records) > 1:
-                middle = len(records) // 2
-                return _joined(self.read(records[:middle]), self.read(records[middle:]))
-            name, what = records[0].decision_id, type(error).__name__
-            log.error("a record could not be read", extra={"decision_id": name, "error": what})  # noqa: TRY400
-            return Read([name], [Unread(Reason.SCORER_FAILED, f"{what}: {error}"[:500])], [()], [], [])
-
-    def _read(self, records: Sequence[Record]) -> Read:
-        names = [record.decision_id for record in records]
-        readings = decode(records, self._form)
-        violations = self.rules.check(readings)
-        if self.model is None:
-            return Read(names, readings, violations, [], [])
-        asked = [
-            place
-            for place, reading in enumerate(readings)
-            if type(reading) is Content and not (violations[place] and any(violation.is_error for violation in violations[place]))
-        ]
-        texts = [text_of(readings[place], self.model.rendering) for place in asked]  # type: ignore[arg-type]
-        return Read(names, readings, violations, asked, self.model.scorer.encoder.encode(texts))
+        """Host half, stages 1 to 3b."""
+        values = [record.value for record in records]
+        return Read(records, self._form, [record.decision_id for record in records], self._reads.read(values))
 
     def decide(self, read: Read) -> list[Decision]:
         """Device half: 3c batches and 3d rewards, then 4 decisions."""
-        judged: list[Judged] = [None] * len(read.readings)
+        unread, violations, asked, encoded = read.readings
+        judged: list[Judged] = [None] * len(unread)
         if self.model is None:
-            return decide(read.readings, read.violations, judged, Calibration(), 0.0)
+            return decide(unread, violations, judged, Calibration(), 0.0)
         fitting, ids_fitting = [], []
-        for place, ids in zip(read.asked, read.ids, strict=True):
+        for place, ids in zip(asked, encoded.split(), strict=True):
             if ids is None:
                 judged[place] = TooLong(self.model.scorer.encoder.max_length)
             else:
@@ -92,7 +71,7 @@ class Judge:
                 ids_fitting.append(ids)
         for place, rewards in zip(fitting, self._rewards(ids_fitting), strict=True):
             judged[place] = rewards
-        decisions = decide(read.readings, read.violations, judged, self.model.calibration, self.model.threshold)
+        decisions = decide(unread, violations, judged, self.model.calibration, self.model.threshold)
         if self._lotteries is not None:
             draws = self._lotteries.draws(read.decision_ids, decisions, self.model.threshold)
             decisions = [d if draw is None else d._replace(draw=draw) for d, draw in zip(decisions, draws, strict=True)]
@@ -105,7 +84,7 @@ class Judge:
         held = held[: max(_LEAST_EXPLAINED, len(decisions) // _ONE_IN)]
         if model is None or not held:
             return decisions
-        contents = [reading for place in held if isinstance(reading := read.readings[place], Content)]
+        contents = [content for place in held if (content := read.content(place)) is not None]
         d_held = [rewards.d for place in held if (rewards := decisions[place].rewards) is not None]
         try:
             found = suspects(contents, d_held, model.scorer, model.rendering)
@@ -116,7 +95,7 @@ class Judge:
             decisions[place] = decisions[place]._replace(suspect=suspect)
         return decisions
 
-    def _rewards(self, ids: list[list[int]]) -> list[Rewards | ScorerFailed]:
+    def _rewards(self, ids: list[Ids]) -> list[Rewards | ScorerFailed]:
         """Score all at once; on failure halve the memory or the batch until the one record that fails stands alone."""
         if not ids or self.model is None:
             return []
@@ -156,15 +135,11 @@ class Judge:
         raise ModelRefused(f"{self.model.label} cannot score any record any more: {error}") from error
 
 
-def _joined(first: Read, second: Read) -> Read:
-    count = len(first.readings)
-    return Read(
-        first.decision_ids + second.decision_ids,
-        first.readings + second.readings,
-        first.violations + second.violations,
-        first.asked + [place + count for place in second.asked],
-        first.ids + second.ids,
-    )
+def reader_of(settings: GateSettings, rules: Rules, model: "LiveModel | None") -> Reader:
+    """Return what reads for a model: its rendering and its encoder."""
+    if model is None:
+        return Reader(settings.format, rules)
+    return Reader(settings.format, rules, model.rendering, model.scorer.encoder.encode_flat)
 
 
 def encoder_minimum(model: "LiveModel") -> int:

@@ -5,7 +5,6 @@ Labels are bounded: routes and reasons are known at start, rule names come from 
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter as Counted
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import HistogramMetricFamily
@@ -141,25 +141,25 @@ class BatchHistogram(Collector):
     def __init__(self, name: str, meaning: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
         """Start at zero and register."""
         self._name, self._meaning = name, meaning
-        self._bounds = tuple(float(bound) for bound in bounds)
-        self._counts = [0] * (len(self._bounds) + 1)
+        self._bounds = np.array(bounds, dtype=np.float64)
+        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
         self._sum = 0.0
         self._lock = threading.Lock()
         registry.register(self)
 
-    def observe(self, values: Sequence[float]) -> None:
+    def observe(self, values: Sequence[float] | np.ndarray) -> None:
         """Add every value to the first bucket whose bound is not below it."""
-        places = Counted(bisect_left(self._bounds, value) for value in values)
+        values_N = np.asarray(values, dtype=np.float64)
+        counts = np.bincount(np.searchsorted(self._bounds, values_N), minlength=len(self._counts))
         with self._lock:
-            for place, count in places.items():
-                self._counts[place] += count
-            self._sum += sum(values)
+            self._counts += counts
+            self._sum += float(values_N.sum())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the histogram as it stands."""
         with self._lock:
-            counts, total = list(self._counts), self._sum
-        bounds = [*map(str, self._bounds), "+Inf"]
+            counts, total = self._counts.tolist(), self._sum
+        bounds = [*map(str, self._bounds.tolist()), "+Inf"]
         yield HistogramMetricFamily(self._name, self._meaning, list(zip(bounds, accumulate(counts), strict=True)), total)
 
 

@@ -74,8 +74,9 @@ class Rule(NamedTuple):
 class Rules:
     """The compiled rules of one file, and its digest; without a file only the oddities of reading are checked."""
 
-    def __init__(self, rules: Sequence[Rule] = (), digest: str | None = None) -> None:
+    def __init__(self, rules: Sequence[Rule] = (), digest: str | None = None, path: Path | None = None) -> None:
         """Keep compiled rules; use `load` to read them from a file."""
+        self.path = path
         self.rules = tuple(rules)
         self.digest = digest
         self._for_json = tuple(rule for rule in rules if rule.applies_to != "text")
@@ -102,7 +103,7 @@ class Rules:
         names = [rule.name for rule in rules]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SettingInvalid(f"{path} names the rule {min(twice)} twice")
-        return cls(rules, f"sha256:{digest.hexdigest()}")
+        return cls(rules, f"sha256:{digest.hexdigest()}", path)
 
     def check(self, readings: Sequence[Reading]) -> list[tuple[Violation, ...]]:
         """Return the violations of each reading, in order; what was not read breaks no rule."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from stream.batching import batches
 from stream.encode import Encoder, Template
+from stream.tokenise import Ids
 
 
 class SharedBatch(NamedTuple):
@@ -28,7 +29,7 @@ class SharedBatch(NamedTuple):
 
 
 def shared_batch(
-    records: Sequence[Sequence[int]], template: Template, pad_id: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    records: Sequence[Sequence[int] | Ids], template: Template, pad_id: int, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> SharedBatch:
     """Lay out one batch of records; the mask is 0 where a token may look and the dtype's minimum elsewhere."""
     lengths_B = np.array([len(ids) for ids in records])
@@ -36,9 +37,13 @@ def shared_batch(
     right, wrong = len(template.right), len(template.wrong)
     width = int(prefix_B.max()) + right + wrong
     ids_BT = np.full((len(records), width), pad_id, dtype=np.int64)
+    first = len(template.head)
+    ids_BT[:, :first] = template.head
+    behind = [*template.tail, *template.right, *template.wrong]
     for row, ids in enumerate(records):
-        sequence = [*template.head, *ids, *template.tail, *template.right, *template.wrong]
-        ids_BT[row, : len(sequence)] = sequence
+        end = first + len(ids)
+        ids_BT[row, first:end] = ids
+        ids_BT[row, end : end + len(behind)] = behind
     column_T = np.arange(width)
     prefix_B1 = prefix_B[:, None]
     # 0 shared prefix, 1 right answer, 2 wrong answer, 3 padding
@@ -91,7 +96,7 @@ class Scorer:
         self.encoder = encoder
         self.budget_tokens = budget_tokens
 
-    def rewards(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+    def rewards(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         """Return rewards_B2 (right, wrong) in the order given, whatever batches they were scored in."""
         rewards_B2 = np.empty((len(records), 2), dtype=np.float32)
         overhead = self.encoder.template.shared_overhead_tokens
@@ -100,7 +105,7 @@ class Scorer:
         return rewards_B2
 
     @torch.inference_mode()
-    def _one_batch(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+    def _one_batch(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         batch = shared_batch(records, self.encoder.template, self.encoder.pad_id, self.model.dtype, self.model.device)
         rewards: np.ndarray = pooled_rewards(self.model, batch).cpu().numpy()
         return rewards

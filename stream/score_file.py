@@ -16,7 +16,7 @@ from stream import wire
 from stream.config import GateSettings
 from stream.files import read_values
 from stream.judge import Judge
-from stream.records import Content, Decision, Reading, Record
+from stream.records import Content, Decision, Record
 from stream.rules import Rules
 
 _AT_ONCE = 256
@@ -30,7 +30,7 @@ def score_file(path: Path, settings: GateSettings, registry: RegistrySettings, r
 
     model = load_live_model(version, settings)
     judged = judge_values(read_values(path), Judge(settings, rules, model))
-    rows = (as_row(value, reading, decision) for value, reading, decision in judged)
+    rows = (as_row(value, content, decision) for value, content, decision in judged)
     if sys.stdout.isatty():
         _print_table(rows, model.label, model.threshold)
         return
@@ -39,20 +39,20 @@ def score_file(path: Path, settings: GateSettings, registry: RegistrySettings, r
         sys.stdout.flush()
 
 
-def judge_values(values: Iterable[bytes], judge: Judge) -> Iterator[tuple[bytes, Reading, Decision]]:
-    """Yield each value with its reading and decision, in order, some hundreds at a time."""
+def judge_values(values: Iterable[bytes], judge: Judge) -> Iterator[tuple[bytes, Content | None, Decision]]:
+    """Yield each value with its content, None where it cannot be read, and decision, in order, some hundreds at a time."""
     numbered = enumerate(values)
     while part := list(itertools.islice(numbered, _AT_ONCE)):
         records = [Record("", 0, offset, 0, None, value, []) for offset, value in part]
         read = judge.read(records)
-        yield from zip([value for _, value in part], read.readings, judge.decide(read), strict=True)
+        yield from zip([value for _, value in part], map(read.content, range(len(part))), judge.decide(read), strict=True)
 
 
-def as_row(value: bytes, reading: Reading, decision: Decision) -> dict[str, Any]:
+def as_row(value: bytes, content: Content | None, decision: Decision) -> dict[str, Any]:
     """Return the contract's fields of one record; rewards and probabilities are None where no model judged."""
     rewards, p = decision.rewards, decision.p_chosen
     return {
-        "record": _shown(value, reading),
+        "record": _shown(value, content),
         "reward_right": None if rewards is None else rewards.right,
         "reward_wrong": None if rewards is None else rewards.wrong,
         "p_chosen": p,
@@ -62,9 +62,9 @@ def as_row(value: bytes, reading: Reading, decision: Decision) -> dict[str, Any]
     }
 
 
-def _shown(value: bytes, reading: Reading) -> Any:
-    if isinstance(reading, Content) and not reading.oddities:
-        return reading.data
+def _shown(value: bytes, content: Content | None) -> Any:
+    if content is not None and not content.oddities:
+        return content.data
     return value.decode("utf-8", "replace")
 
 

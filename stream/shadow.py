@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from stream.decide import ticket
-from stream.judge import Read
 from stream.live_model import LiveModel
-from stream.records import Content, Decision, Reason, Route
+from stream.read import Read
+from stream.records import Decision, Reason, Route
 from stream.render import text_of
 
 
@@ -32,7 +32,7 @@ class Shadow:
             for place, decision in enumerate(decisions)
             if decision.reason == Reason.MODEL and ticket(read.decision_ids[place], "shadow") < self._share
         ]
-        texts = [text_of(reading, self.model.rendering) for place in drawn if isinstance(reading := read.readings[place], Content)]
+        texts = [text_of(content, self.model.rendering) for place in drawn if (content := read.content(place)) is not None]
         encoded = self.model.scorer.encoder.encode(texts)
         fitting = [(place, ids) for place, ids in zip(drawn, encoded, strict=True) if ids is not None]
         if not fitting:

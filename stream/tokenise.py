@@ -1,7 +1,8 @@
 """Record text -> token ids, by a copy of a model's tokenizer that knows no control token.
 
-Enters: texts. Leaves: ids, never a control token's. A byte-level BPE is read by tiktoken, a whole poll in one call without
-the interpreter lock; it gives the same ids in a quarter of the time. Any other tokenizer is asked as it is.
+Enters: texts. Leaves: ids as int32, never a control token's; those of a text that is longer than asked for are left out.
+A byte-level BPE is read by tiktoken, a whole poll in one call without the interpreter lock; it gives the same ids in a
+quarter of the time. Any other tokenizer is asked as it is.
 """
 
 import json
@@ -10,18 +11,43 @@ import secrets
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import tiktoken
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
+
+Ids = NDArray[np.int32]
+LEFT_OUT = -1
 
 _BYTES = 256
 _LOOK_AHEAD = r"|\s+(?!\S)|\s+"
 _TWO_SPACES = re.compile(r"\s\s")
 # what `ByteLevel` cuts by when it is given no pattern of its own (GPT-2's)
 _BYTE_LEVEL_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+class Encoded(NamedTuple):
+    """The ids of N texts end to end, and how many each has; LEFT_OUT for a text whose ids are not among them."""
+
+    flat: Ids
+    lengths_N: Ids
+
+    @classmethod
+    def of(cls, ids: Sequence[Sequence[int]]) -> "Encoded":
+        """Put lists of ids end to end."""
+        return cls(np.array(list(chain.from_iterable(ids)), dtype=np.int32), np.array([len(each) for each in ids], dtype=np.int32))
+
+    def split(self) -> list[Ids | None]:
+        """Return the ids of each text, None for what was left out."""
+        ends = np.cumsum(np.maximum(self.lengths_N, 0)).tolist()
+        flat = self.flat
+        whole: list[Ids | None] = [flat[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        for place in np.flatnonzero(self.lengths_N == LEFT_OUT).tolist():
+            whole[place] = None
+        return whole
 
 
 class PlainTokenizer:
@@ -34,20 +60,36 @@ class PlainTokenizer:
         spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._any = Tokenizer.from_str(json.dumps(spec))
         self._quick = QuickBpe.of(spec, self.control_ids)
-        self.longest_token_bytes = max((len(token.encode()) for token in backend.get_vocab()), default=1)
+        self._longest_token_bytes = max((len(token.encode()) for token in backend.get_vocab()), default=1)
 
     @property
     def is_quick(self) -> bool:
         """Whether tiktoken reads for it."""
         return self._quick is not None
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, in order."""
-        if not texts:
-            return []
-        if self._quick is not None:
+    def encode(self, texts: Sequence[str], most_tokens: int) -> "Encoded":
+        """Return the ids of each text, in order; those of texts with more than `most_tokens` are left out.
+
+        Texts that cannot fit, by the length of the longest token, are not tokenised at all: a 1 MB value costs nothing.
+        """
+        most_bytes = most_tokens * self._longest_token_bytes
+        is_long = [len(text) > most_bytes for text in texts]
+        given = [text for text, long in zip(texts, is_long, strict=True) if not long] if any(is_long) else texts
+        flat, lengths = self._encode(given)
+        if len(lengths) and lengths.max() > most_tokens:
+            flat = flat[np.repeat(lengths <= most_tokens, lengths)]
+            lengths = np.where(lengths <= most_tokens, lengths, LEFT_OUT)
+        if given is not texts:
+            all_lengths = np.full(len(texts), LEFT_OUT, dtype=np.int32)
+            all_lengths[~np.array(is_long)] = lengths
+            lengths = all_lengths
+        return Encoded(flat, lengths)
+
+    def _encode(self, texts: Sequence[str]) -> "Encoded":
+        if self._quick is not None and texts:
             return self._quick.encode(texts)
-        return [self._allowed(text, found.ids) for text, found in zip(texts, self._any.encode_batch_fast(texts, False), strict=True)]
+        found = self._any.encode_batch_fast(texts, add_special_tokens=False) if texts else []
+        return Encoded.of([self._allowed(text, each.ids) for text, each in zip(texts, found, strict=True)])
 
     def _allowed(self, text: str, ids: list[int]) -> list[int]:
         """Return the ids unless a control token's is among them: then tokenise character by character, and leave it out.
@@ -66,7 +108,7 @@ class QuickBpe:
     def __init__(self, pattern: str, ranks: dict[bytes, int], *, composes: bool) -> None:
         """Take the pattern that cuts text into words, the id of every token, and whether text is brought to NFC first."""
         # stands between the texts of one call; no record can hold what is drawn anew at every start
-        self._between = f"\u2402{secrets.token_hex(16)}\u2403"
+        self._between = f"\u2402{secrets.token_hex(8)}\u2403"
         self._between_id = max(ranks.values()) + 1
         self._composes = composes
         self._bpe = self._engine(pattern, ranks)
@@ -91,28 +133,31 @@ class QuickBpe:
         except ValueError:  # a pattern that this engine does not know
             return None
 
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, in order."""
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Return the ids of each text, in order; there is at least one text."""
         if self._composes:
             texts = [unicodedata.normalize("NFC", text) for text in texts]
         joined = self._between.join(texts)
         if self._single_spaced is None:
             return self._read(self._bpe, joined)
-        found = self._read(self._single_spaced, joined)
         doubled = [match.start() for match in _TWO_SPACES.finditer(joined)]
-        if doubled:
-            starts = list(accumulate((len(text) + len(self._between) for text in texts), initial=0))
-            places = sorted({bisect_right(starts, at) - 1 for at in doubled})
-            for place, ids in zip(places, self._read(self._bpe, self._between.join(texts[p] for p in places)), strict=True):
-                found[place] = ids
-        return found
+        quick = self._read(self._single_spaced, joined)
+        if not doubled:
+            return quick
+        starts = list(accumulate((len(text) + len(self._between) for text in texts), initial=0))
+        places = sorted({bisect_right(starts, at) - 1 for at in doubled})
+        found = quick.split()
+        for place, ids in zip(places, self._read(self._bpe, self._between.join(texts[p] for p in places)).split(), strict=True):
+            found[place] = ids
+        whole = [ids for ids in found if ids is not None]
+        return Encoded(np.concatenate(whole), np.array([len(ids) for ids in whole], dtype=np.int32))
 
-    def _read(self, bpe: tiktoken.Encoding, joined: str) -> list[list[int]]:
-        """Return the ids of each text of a joined run."""
+    def _read(self, bpe: tiktoken.Encoding, joined: str) -> Encoded:
+        """Return the ids of a joined run of texts."""
         ids_N = bpe.encode_to_numpy(joined, allowed_special={self._between}, disallowed_special=())
-        ends = np.flatnonzero(ids_N == self._between_id).tolist()
-        flat = ids_N.tolist()
-        return [flat[start:end] for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(flat)], strict=True)]
+        is_between_N = ids_N == self._between_id
+        ends = np.append(np.flatnonzero(is_between_N), len(ids_N))
+        return Encoded(ids_N[~is_between_N].astype(np.int32), np.diff(ends, prepend=-1).astype(np.int32) - 1)
 
     def _engine(self, pattern: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
         special = {self._between: self._between_id}

@@ -40,16 +40,17 @@ _MOST_MS = 2**53
 _LOTTERIES = (None, *Lottery)
 _DRAW_BYTES = len(PROPENSITY) + len("0.000000") + len(LOTTERY) + len("extra")
 _ROUTE_BYTES = {route: route.value.encode() for route in Route}
+_ROUTE_HEADER = {route: (ROUTE, text) for route, text in _ROUTE_BYTES.items()}
+_NO_TOPIC_ID = (TOPIC_ID, b"")
+_FROM_GATE = (ORIGIN, ORIGIN_GATE)
 
 
 class Constants(NamedTuple):
     """What all decisions of a gate share while one model and one rules file are in service; bytes as they go out."""
 
-    topic_ids: dict[str, bytes]
-    threshold: bytes | None = None
-    model: bytes | None = None
-    model_digest: bytes | None = None
-    rules_digest: bytes | None = None
+    topic_ids: dict[str, tuple[str, bytes]]
+    of_model: tuple[tuple[str, bytes | None], ...] = ()
+    of_rules: tuple[tuple[str, bytes | None], ...] = ()
 
 
 def constants(
@@ -57,11 +58,13 @@ def constants(
 ) -> Constants:
     """Encode what does not change from record to record."""
     return Constants(
-        {topic: name.encode() for topic, name in topic_ids.items()},
-        None if threshold is None else f"{threshold:.6f}".encode(),
-        None if model is None else model.encode(),
-        None if model_digest is None else model_digest.encode(),
-        None if rules_digest is None else rules_digest.encode(),
+        {topic: (TOPIC_ID, name.encode()) for topic, name in topic_ids.items()},
+        (
+            (THRESHOLD, None if threshold is None else f"{threshold:.6f}".encode()),
+            (MODEL, None if model is None else model.encode()),
+            (MODEL_DIGEST, None if model_digest is None else model_digest.encode()),
+        ),
+        () if rules_digest is None else ((RULES_DIGEST, rules_digest.encode()),),
     )
 
 
@@ -69,9 +72,9 @@ def decision_headers(record: Record, decision: Decision, shared: Constants, *, o
     """Return our headers for a decided record, in a fixed order; `observed` writes clean and the would-be route."""
     found: Headers = [
         (DECISION_ID, record.decision_id.encode()),
-        (TOPIC_ID, shared.topic_ids.get(record.topic, b"")),
-        (ORIGIN, ORIGIN_GATE),
-        (ROUTE, _ROUTE_BYTES[Route.CLEAN if observed else decision.route]),
+        shared.topic_ids.get(record.topic, _NO_TOPIC_ID),
+        _FROM_GATE,
+        _ROUTE_HEADER[Route.CLEAN if observed else decision.route],
         (REASON, decision.reason.encode()),
     ]
     if observed:
@@ -81,12 +84,9 @@ def decision_headers(record: Record, decision: Decision, shared: Constants, *, o
             (REWARD_RIGHT, b"%.9g" % decision.rewards.right),
             (REWARD_WRONG, b"%.9g" % decision.rewards.wrong),
             (P_CHOSEN, b"%.6f" % decision.p_chosen),
-            (THRESHOLD, shared.threshold),
-            (MODEL, shared.model),
-            (MODEL_DIGEST, shared.model_digest),
+            *shared.of_model,
         ]
-    if shared.rules_digest is not None:
-        found.append((RULES_DIGEST, shared.rules_digest))
+    found += shared.of_rules
     if decision.draw is not None and decision.route is Route.QUARANTINE and not observed:
         found += _draw_headers(decision.draw)
     if record.timestamp_ms <= 0:

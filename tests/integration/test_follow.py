@@ -90,9 +90,8 @@ def test_the_challenger_scores_in_shadow(versions: SimpleNamespace) -> None:
     read = taken.judge.read([Record("t", 0, n, 1, None, twin.value, []) for n, twin in enumerate(twins)])
     decisions = taken.judge.decide(read)
     flips = taken.shadow.compare(read, decisions)
-    other = [
-        taken.shadow.model.calibration.p_chosen(float(r - w)) for r, w in taken.shadow.model.scorer.rewards([i or [] for i in read.ids])
-    ]
+    ids = [i for i in read.readings.encoded.split() if i is not None]
+    other = [taken.shadow.model.calibration.p_chosen(float(r - w)) for r, w in taken.shadow.model.scorer.rewards(ids)]
     assert flips.records == sum(d.p_chosen is not None for d in decisions)
     assert flips.to_clean == sum(
         p >= taken.shadow.model.threshold and d.route == "quarantine" for p, d in zip(other, decisions, strict=True)
@@ -113,7 +112,7 @@ def test_rules_are_read_again_and_a_bad_file_is_refused(versions: SimpleNamespac
     taken = it.take()
     assert taken is not None
     assert [rule.name for rule in taken.judge.rules.rules] == ["telephone"]
-    assert taken.shared.rules_digest == (taken.judge.rules.digest or "").encode()
+    assert dict(taken.shared.of_rules) == {wire.RULES_DIGEST: (taken.judge.rules.digest or "").encode()}
 
 
 def test_a_flood_rolls_back_once(versions: SimpleNamespace) -> None:

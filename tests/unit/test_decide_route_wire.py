@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from stream import wire
 from stream.config import TopicSettings
 from stream.decide import Calibration, Lotteries, ScorerFailed, TooLong, decide, logit, ticket
-from stream.records import Content, Decision, Draw, Lottery, Reason, Record, Rewards, Route, Unread, Violation
+from stream.records import Decision, Draw, Lottery, Reason, Record, Rewards, Route, Unread, Violation
 from stream.route import Router, murmur2
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "headers.json"
 TOPICS = TopicSettings()
 COUNTS = {TOPICS.clean: 3, TOPICS.quarantine: 2, TOPICS.dead_letter: 1, TOPICS.audit: 3}
 SHARED = wire.constants({"twin.records": "AAAAAAAAAAAAAAAAAAAAAA"}, 0.5, "winnow@7", "sha256:" + "0" * 64, "sha256:" + "1" * 64)
-CONTENT = Content(is_json=True, data={})
 
 
 def record(offset: int = 42, **changes: object) -> Record:
@@ -70,7 +69,7 @@ def test_p_chosen_is_the_sigmoid(d: float, temperature: float, bias: float) -> N
 def test_decide_covers_every_case() -> None:
     error, warn = Violation("r", True), Violation("w", False)
     decisions = decide(
-        [Unread(Reason.EMPTY), Unread(Reason.TOMBSTONE), CONTENT, CONTENT, CONTENT, CONTENT, CONTENT, CONTENT],
+        [Unread(Reason.EMPTY), Unread(Reason.TOMBSTONE), *[None] * 6],
         [(), (), (warn, error), (warn,), (), (), (), ()],
         [None, None, None, Rewards(2, 0), Rewards(0, 2), TooLong(9), ScorerFailed("boom"), None],
         Calibration(),

@@ -16,6 +16,7 @@ from stream.live_model import LiveModel
 from stream.records import Record
 from stream.rules import Rules
 from stream.score import Scorer
+from stream.tokenise import Encoded
 from tests.conftest import WORDS
 
 
@@ -91,14 +92,14 @@ def test_rewards_that_are_no_numbers_blame_one_record_or_the_model(scorer: Scrip
 
 
 def test_a_record_that_no_stage_foresaw_stands_alone(scorer: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = scorer.encoder.encode
+    encode = scorer.encoder.encode_flat
 
-    def fails(texts: Sequence[str]) -> list[list[int] | None]:
+    def fails(texts: Sequence[str]) -> Encoded:
         if "record 5" in texts:
             raise KeyError("a bug")
         return encode(texts)
 
-    monkeypatch.setattr(scorer.encoder, "encode", fails)
+    monkeypatch.setattr(scorer.encoder, "encode_flat", fails)
     it = judge(scorer)
     decisions = it.decide(it.read(records(9)))
     assert [(n, d.route, d.detail) for n, d in enumerate(decisions) if d.reason == "scorer-failed"] == [

@@ -1,0 +1,237 @@
+"""Stages 1 to 3b in a process of their own: reading a record costs as much as routing it, and one interpreter has one lock.
+
+    gate:    lengths_N, the values end to end                   -> process
+    process: asked_K, lengths_K, ids flat, what is odd as JSON  -> gate
+
+Numbers are int32; a length is LEFT_OUT where there is no value or the record is too long. Nothing is pickled. When the
+process fails, the gate reads the batch itself and starts another; nothing is lost.
+"""
+
+import gc
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import accumulate, pairwise
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import orjson
+from tokenizers import Tokenizer
+
+from foundation.errors import WinnowError
+from stream.config import GateSettings
+from stream.read import Reader, Readings
+from stream.records import Reason, Unread, Violation
+from stream.render import Rendering
+from stream.rules import Rules
+from stream.tokenise import LEFT_OUT, Encoded, Ids, PlainTokenizer
+
+if TYPE_CHECKING:  # a gate in rules mode starts without torch
+    from stream.live_model import LiveModel
+
+log = logging.getLogger("winnow.judge")
+
+# batches die young and in no cycles: looking at every 700 objects, as the collector does unasked, costs a tenth
+COLLECT_EVERY = (200_000, 20, 50)
+_START_SECONDS = 60.0
+_ANSWER_SECONDS = 60.0
+_END_SECONDS = 5.0
+
+
+class ReadingProcess:
+    """A Reader that works elsewhere. Two threads may call `read`: the second batch is sent while the first is being read."""
+
+    def __init__(self, settings: GateSettings, rules: Rules, model: "LiveModel | None", here: Reader) -> None:
+        """Start the process and wait until it is ready; `here` reads when it cannot. Raises WinnowError."""
+        self._here = here
+        self._setup = _setup_of(settings, rules, model)
+        self._sending, self._answering = Lock(), Lock()
+        self._connection: Connection | None = None
+        self._start()
+
+    def read(self, values: Sequence[bytes | None]) -> Readings:
+        """Return what Reader.read would."""
+        connection = None
+        try:
+            with self._sending:
+                connection = self._connection or self._start()
+                _send(connection, _lengths_of(values), b"".join([value for value in values if value]))
+                self._answering.acquire()  # answers come in the order of the questions
+            try:
+                return _answer_of(connection, values)
+            finally:
+                self._answering.release()
+        except (OSError, EOFError, ValueError, WinnowError) as error:
+            what = {"error": type(error).__name__, "detail": str(error)}
+            log.error("the reading process failed, the gate reads itself", extra=what)  # noqa: TRY400
+            if connection is not None and connection is self._connection:
+                self.close()
+            return self._here.read(values)
+
+    def close(self) -> None:
+        """End the process; the next read starts another."""
+        if self._connection is not None:
+            self._connection = None
+            self._end()
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "stream.reading_process", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the gate, which finishes its batch
+            )
+        connection = Connection(ours.detach())
+        self._end = weakref.finalize(self, _end, connection, process)
+        try:
+            connection.send_bytes(json.dumps(self._setup).encode())
+            said = connection.recv_bytes().decode() if connection.poll(_START_SECONDS) else "it does not answer"
+        except (OSError, EOFError) as error:
+            said = f"it ended: {error}"
+        if said != "ready":
+            self._end()
+            raise WinnowError(f"the process that reads records did not start: {said}")
+        self._connection = connection
+        return connection
+
+
+def _lengths_of(values: Sequence[bytes | None]) -> Ids:
+    return np.array([LEFT_OUT if value is None else len(value) for value in values], dtype=np.int32)
+
+
+def _answer_of(connection: Connection, values: Sequence[bytes | None]) -> Readings:
+    if not connection.poll(_ANSWER_SECONDS):
+        raise TimeoutError(f"no answer in {_ANSWER_SECONDS:g} seconds")
+    asked, lengths_K, flat, odd = _receive(connection)
+    unread: list[Unread | None] = [None] * len(values)
+    violations: list[tuple[Violation, ...]] = [()] * len(values)
+    said = orjson.loads(odd)
+    for place, reason, detail in said["unread"]:
+        unread[place] = Unread(Reason(reason), detail)
+    for place, broken in said["violations"]:
+        violations[place] = tuple(Violation(*each) for each in broken)
+    return Readings(unread, violations, _ids(asked).tolist(), Encoded(_ids(flat), _ids(lengths_K)))
+
+
+def _send(connection: Connection, *parts: bytes | Ids) -> None:
+    """Send one message of several parts; numbers come first, so that they stay aligned."""
+    raw = [part if isinstance(part, bytes) else part.tobytes() for part in parts]
+    connection.send_bytes(b"".join([np.array([len(raw), *map(len, raw)], dtype=np.int64).tobytes(), *raw]))
+
+
+def _receive(connection: Connection) -> list[memoryview]:
+    """Return the parts of one message. Raises EOFError when the other side has gone."""
+    message = memoryview(connection.recv_bytes())
+    count = int(np.frombuffer(message, dtype=np.int64, count=1)[0])
+    lengths = np.frombuffer(message, dtype=np.int64, count=count, offset=8).tolist()
+    ends = list(accumulate(lengths, initial=8 * (count + 1)))
+    return [message[start:end] for start, end in pairwise(ends)]
+
+
+def _ids(part: memoryview) -> Ids:
+    return np.frombuffer(part, dtype=np.int32)
+
+
+def _end(connection: Connection, process: "subprocess.Popen[bytes]") -> None:
+    """Close the line, which ends the process. Its end is awaited elsewhere: a swap of models must not wait for it."""
+    with suppress(OSError):
+        connection.close()
+    try:
+        Thread(target=_await_end, args=(process,), daemon=True).start()
+    except RuntimeError:  # the interpreter is ending, and starts no more threads
+        _await_end(process)
+
+
+def _await_end(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _setup_of(settings: GateSettings, rules: Rules, model: "LiveModel | None") -> dict[str, Any]:
+    setup: dict[str, Any] = {
+        "form": settings.format,
+        "rules_file": None if rules.path is None else str(rules.path.resolve()),
+        "rules_digest": rules.digest,
+        "rendering": None,
+    }
+    if model is not None:
+        encoder = model.scorer.encoder
+        setup |= {
+            "rendering": model.rendering,
+            "tokenizer": encoder.backend.to_str(),
+            "most_tokens": encoder.max_record_tokens,
+        }
+    return setup
+
+
+def _reader(setup: dict[str, Any]) -> Reader:
+    rules = Rules.load(None if setup["rules_file"] is None else Path(setup["rules_file"]))
+    if rules.digest != setup["rules_digest"]:
+        raise WinnowError(f"{setup['rules_file']} has changed since it was read")
+    if setup["rendering"] is None:
+        return Reader(setup["form"], rules)
+    plain = PlainTokenizer(Tokenizer.from_str(setup["tokenizer"]))
+    return Reader(setup["form"], rules, cast(Rendering, setup["rendering"]), lambda texts: plain.encode(texts, int(setup["most_tokens"])))
+
+
+def _answer(reader: Reader, connection: Connection, message: list[memoryview]) -> None:
+    """Read one batch and send what came of it."""
+    lengths, joined = message
+    values: list[bytes | None] = []
+    start = 0
+    whole = joined.tobytes()
+    for length in _ids(lengths).tolist():
+        values.append(None if length == LEFT_OUT else whole[start : start + length])
+        start += max(0, length)
+    unread, violations, asked, encoded = reader.read(values)
+    odd = {
+        "unread": [(place, each.reason, each.detail) for place, each in enumerate(unread) if each is not None],
+        "violations": [(place, list(map(list, broken))) for place, broken in enumerate(violations) if broken],
+    }
+    _send(connection, np.array(asked, dtype=np.int32), encoded.lengths_N, encoded.flat, json.dumps(odd).encode())
+
+
+def _take_in(connection: Connection, waiting: "SimpleQueue[list[memoryview] | None]") -> None:
+    """Receive ahead, so that the next batch is here when this one is read; None when the gate has gone."""
+    with suppress(EOFError, OSError):
+        while True:
+            waiting.put(_receive(connection))
+    waiting.put(None)
+
+
+def main() -> None:
+    """Read batches until the gate closes the line or ends, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    with suppress(EOFError, OSError):
+        try:
+            reader = _reader(json.loads(connection.recv_bytes()))
+        except WinnowError as error:
+            connection.send_bytes(str(error).encode())
+            return
+        gc.freeze()
+        gc.set_threshold(*COLLECT_EVERY)
+        connection.send_bytes(b"ready")
+        waiting: SimpleQueue[list[memoryview] | None] = SimpleQueue()
+        Thread(target=_take_in, args=(connection, waiting), daemon=True).start()
+        while (message := waiting.get()) is not None:
+            _answer(reader, connection, message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Stages 1 to 3b elsewhere: the same readings, whatever comes in, whatever happens to the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from demo.run import RULES
+from demo.twins import take
+from foundation.errors import WinnowError
+from stream.config import GateSettings
+from stream.encode import Encoder
+from stream.judge import reader_of
+from stream.read import Readings
+from stream.reading_process import ReadingProcess
+from stream.rules import Rules
+from tests.conftest import WORDS
+
+ODD = [
+    None,
+    b"",
+    b"\xff",
+    b'{"a": NaN}',
+    b'{"a": 1, "a": 2}',
+    b"[" * 70,
+    b'{"phone": "ddee"}',
+    "\ufeffa  b\u3000 c".encode(),
+    b"x" * 99_999,
+]
+
+
+@pytest.fixture(scope="module")
+def parts(starter_directory: Path) -> SimpleNamespace:
+    encoder = Encoder(AutoTokenizer.from_pretrained(starter_directory / "reward"), WORDS, "chat@1", 512)
+    model = SimpleNamespace(rendering="fields@1", scorer=SimpleNamespace(encoder=encoder))
+    settings, rules = GateSettings(), Rules.load(RULES)
+    here = reader_of(settings, rules, model)  # type: ignore[arg-type]
+    return SimpleNamespace(settings=settings, rules=rules, model=model, here=here)
+
+
+def process_of(parts: SimpleNamespace) -> ReadingProcess:
+    return ReadingProcess(parts.settings, parts.rules, parts.model, parts.here)
+
+
+def same(one: Readings, other: Readings) -> bool:
+    numbers = zip(one.encoded, other.encoded, strict=True)
+    return one[:3] == other[:3] and all(np.array_equal(mine, theirs) for mine, theirs in numbers)
+
+
+def test_it_reads_as_the_reader_does(parts: SimpleNamespace) -> None:
+    elsewhere = process_of(parts)
+    values = [*ODD, *(twin.value for twin in take(300, 3))]
+    assert same(elsewhere.read(values), parts.here.read(values))
+    assert same(elsewhere.read([]), parts.here.read([]))
+    assert same(elsewhere.read([None]), parts.here.read([None]))
+    assert same(elsewhere.read([b"y" * 3_000_000]), parts.here.read([b"y" * 3_000_000]))
+
+
+def test_without_a_model_only_rules_are_read(parts: SimpleNamespace) -> None:
+    elsewhere = ReadingProcess(parts.settings, parts.rules, None, reader_of(parts.settings, parts.rules, None))
+    readings = elsewhere.read(ODD)
+    assert readings.asked == []
+    assert same(readings, reader_of(parts.settings, parts.rules, None).read(ODD))
+
+
+def test_two_threads_get_their_own_answers(parts: SimpleNamespace) -> None:
+    elsewhere = process_of(parts)
+    batches = [[f"record {number} {place}".encode() for place in range(50 + number)] for number in range(40)]
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(elsewhere.read, batches))
+    assert all(same(readings, parts.here.read(batch)) for readings, batch in zip(found, batches, strict=True))
+
+
+def test_a_killed_process_loses_nothing_and_is_replaced(parts: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+    elsewhere = process_of(parts)
+    first = pid_of(elsewhere)
+    os.kill(first, signal.SIGKILL)
+    assert same(elsewhere.read(ODD), parts.here.read(ODD))
+    assert "the gate reads itself" in caplog.text
+    caplog.clear()
+    assert same(elsewhere.read(ODD), parts.here.read(ODD))
+    assert pid_of(elsewhere) != first
+    assert caplog.text == ""
+
+
+def test_closing_ends_the_process(parts: SimpleNamespace) -> None:
+    elsewhere = process_of(parts)
+    pid = pid_of(elsewhere)
+    elsewhere.close()
+    wait_until_gone(pid)
+
+
+def test_rules_that_changed_meanwhile_are_refused(parts: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[[rule]]\nname = "a"\ncheck = "printable"\n')
+    rules = Rules.load(path)
+    path.write_text('[[rule]]\nname = "b"\ncheck = "printable"\n')
+    with pytest.raises(WinnowError, match="has changed since it was read"):
+        ReadingProcess(parts.settings, rules, None, parts.here)
+
+
+def test_it_ends_with_a_gate_that_is_killed() -> None:
+    script = """
+import sys, time
+from stream.config import GateSettings
+from stream.judge import reader_of
+from stream.reading_process import ReadingProcess
+from stream.rules import Rules
+elsewhere = ReadingProcess(GateSettings(), Rules(), None, reader_of(GateSettings(), Rules(), None))
+print(elsewhere._end.peek()[2][1].pid, flush=True)
+time.sleep(60)
+"""
+    gate = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with gate:
+        assert gate.stdout is not None
+        pid = int(gate.stdout.readline())
+        gate.kill()
+    wait_until_gone(pid)
+
+
+def pid_of(elsewhere: ReadingProcess) -> int:
+    alive = elsewhere._end.peek()
+    assert alive is not None
+    return int(alive[2][1].pid)
+
+
+def wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]:
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.05)
