@@ -1,6 +1,6 @@
 """The registry: versions that never change, aliases that move with a history, pins and rollbacks.
 
-Where all that is kept is a Store's affair: a directory (files.py); what it means is here.
+Where all that is kept is a Store's affair: a directory (files.py) or a bucket (object_store.py); what it means is here.
 """
 
 import shutil
@@ -17,6 +17,7 @@ from model_registry.manifest import MANIFEST, Manifest, digest_of_bytes, digest_
 from model_registry.store import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+OBJECT_SCHEMES = ("s3", "gs", "az")
 
 
 class Version(NamedTuple):
@@ -190,4 +191,8 @@ def _store_of(url: str) -> Store:
         return FileStore(Path(url))
     if parsed.scheme == "file":
         return FileStore(Path(unquote(parsed.path)))
-    raise SettingInvalid(f"registry.url = {url}: the scheme {parsed.scheme} is not supported; use a path or file://")
+    if parsed.scheme in OBJECT_SCHEMES:
+        from model_registry.object_store import ObjectStore  # who keeps versions in a directory needs no client
+
+        return ObjectStore(url)
+    raise SettingInvalid(f"registry.url = {url}: the scheme {parsed.scheme} is not supported; use a path, file://, s3://, gs:// or az://")
