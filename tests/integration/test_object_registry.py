@@ -228,6 +228,14 @@ def test_a_killed_publisher_leaves_no_version(in_bucket: Registry, s3_url: str, 
     assert in_bucket.verified("4").label == "winnow@4"
 
 
+def test_weights_go_up_in_parts_and_come_down_whole(s3_url: str, tmp_path: Path) -> None:
+    place = prepared(tmp_path / "large", "large")
+    (place / "weights").write_bytes(bytes(range(256)) * 50_000)  # 12.8 MB, three parts
+    version = opened(s3_url).publish(place, manifest(files_of(place)))
+    assert (opened(s3_url).verified("1").directory / "weights").stat().st_size == 12_800_000
+    assert version.digest == opened(s3_url).resolve("1").digest
+
+
 class Watched:
     """A bucket that remembers what it was asked, and does something before a put."""
 
