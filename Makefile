@@ -36,8 +36,9 @@ check: $(READY) ## ruff, mypy, the import law, docs up to date
 docs: $(READY) ## write the generated pages again
 	@$(BIN)/python -m docs.generate
 
-pins: ## resolve requirements.txt again from pyproject.toml and constraints.in
+pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, and moto's for the tests
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
+	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
 
 bench: bench-gate bench-crash bench-swap bench-review bench-honesty bench-model bench-addresses bench-lora ## all slow acceptance runs, one after the other
 

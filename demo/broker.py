@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from demo.processes import die_with_parent
+from foundation.cache import cache_directory
 from foundation.errors import BrokerNotStarted, SettingInvalid
 
 JARS = Path(__file__).with_name("kafka_jars.txt")
@@ -34,12 +35,6 @@ _LOG4J = """Configuration:
   Loggers:
     Root: {level: warn, AppenderRef: {ref: F}}
 """
-
-
-def cache_directory() -> Path:
-    """Return where the jars are kept: WINNOW_CACHE, else the user's cache directory."""
-    chosen = os.environ.get("WINNOW_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "winnow"
-    return Path(chosen).expanduser()
 
 
 def fetch_jars(cache: Path) -> list[Path]:

@@ -10,6 +10,7 @@ WinnowError                       1  a bug, unless a leaf says otherwise
 ├── ModelRefused                  4  a checkpoint or the registry cannot be trusted
 │   ├── VersionMissing            4
 │   ├── FileChanged               4
+│   ├── RegistryUnreachable       4  an object store that does not answer, or refuses
 │   └── FingerprintDiffers        4
 ├── StoreTaken                    3  another review service writes into the store
 ├── DataRefused                   5  a data set cannot be read or trained on
@@ -73,6 +74,10 @@ class VersionMissing(ModelRefused):
 
 class FileChanged(ModelRefused):
     """A file of a version is missing, extra or differs from its digest in the manifest."""
+
+
+class RegistryUnreachable(ModelRefused):
+    """The object store of `registry.url` does not answer, refuses the credentials, or has no such bucket."""
 
 
 class FingerprintDiffers(ModelRefused):

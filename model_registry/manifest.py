@@ -5,6 +5,7 @@ Leaves: a frozen model, canonical JSON bytes, and their digest, which names the 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,24 +102,31 @@ def files_of(directory: Path) -> dict[str, str]:
     return {name: digest_of_file(directory / name) for name in names if name != MANIFEST}
 
 
-def read_manifest(directory: Path) -> tuple[Manifest, str]:
-    """Return the manifest of a version directory and its digest. Raises ModelRefused if it cannot be read."""
-    path = directory / MANIFEST
+def parse_manifest(raw: bytes, where: str) -> Manifest:
+    """Return a manifest from its bytes; `where` names it in the sentence. Raises ModelRefused."""
     try:
-        raw = path.read_bytes()
-        return Manifest.model_validate_json(raw), digest_of_bytes(raw)
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"the manifest {path} cannot be read: {str(error).splitlines()[0]}") from error
+        return Manifest.model_validate_json(raw)
+    except ValueError as error:
+        raise ModelRefused(f"the manifest {where} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def verify_names(where: str, present: Iterable[str], manifest: Manifest) -> None:
+    """Check that the files present are those of the manifest, which is not counted. Raises FileChanged naming one."""
+    found = set(present) - {MANIFEST}
+    for name in sorted(set(manifest.files) - found):
+        raise FileChanged(f"{where}/{name} is missing; the manifest lists it")
+    for name in sorted(found - set(manifest.files)):
+        raise FileChanged(f"{where}/{name} is not in the manifest")
+
+
+def verify_digest(where: str, found: str, published: str) -> None:
+    """Check the digest of one file. Raises FileChanged naming it."""
+    if found != published:
+        raise FileChanged(f"{where} has changed since it was published: {found} is not {published}")
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
     """Check that the directory holds exactly the files of the manifest, unchanged. Raises FileChanged naming one."""
-    present = {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()} - {MANIFEST}
-    for name in sorted(set(manifest.files) - present):
-        raise FileChanged(f"{directory / name} is missing; the manifest lists it")
-    for name in sorted(present - set(manifest.files)):
-        raise FileChanged(f"{directory / name} is not in the manifest")
+    verify_names(str(directory), (path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()), manifest)
     for name, digest in manifest.files.items():
-        found = digest_of_file(directory / name)
-        if found != digest:
-            raise FileChanged(f"{directory / name} has changed since it was published: {found} is not {digest}")
+        verify_digest(str(directory / name), digest_of_file(directory / name), digest)

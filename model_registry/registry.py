@@ -1,29 +1,27 @@
-"""The registry on a file system: versions/N directories that never change, aliases/NAME.json that move with a history.
+"""The registry: versions that never change, aliases that move with a history, pins and rollbacks.
 
-A version is written aside, synced, renamed: it is whole or it is not there. Aliases move under one lock.
+Where all that is kept is a Store's affair: a directory (files.py) or a bucket (object_store.py); what it means is here.
 """
 
-import fcntl
-import json
-import os
 import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 from foundation.errors import ModelRefused, SettingInvalid, VersionMissing
+from model_registry.aliases import Alias, moved, parse_alias
 from model_registry.config import RegistrySettings
-from model_registry.manifest import MANIFEST, Manifest, digest_of_file, read_manifest, verify_files
+from model_registry.files import FileStore
+from model_registry.manifest import MANIFEST, Manifest, digest_of_bytes, digest_of_file, parse_manifest, verify_digest
+from model_registry.store import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+OBJECT_SCHEMES = ("s3", "gs", "az")
 
 
 class Version(NamedTuple):
-    """A published version: its number, where its files are, its manifest, and the manifest's digest."""
+    """A published version: its number, its manifest, the manifest's digest, and where its files lie once they are verified."""
 
     number: int
     directory: Path
@@ -37,72 +35,66 @@ class Version(NamedTuple):
 
 
 class Registry:
-    """Versions and aliases below one directory."""
+    """Versions and aliases in one store."""
 
     def __init__(self, settings: RegistrySettings) -> None:
-        """Take the directory from `registry.url`; nothing is created before something is published."""
+        """Take the store of `registry.url`; nothing is created before something is published. Raises SettingInvalid."""
         self.name = settings.name
-        self.root = _directory_of(settings.url)
+        self._store = _store_of(settings.url)
+
+    @property
+    def root(self) -> Path:
+        """Directory on this machine: the registry itself, or where copies from an object store are kept."""
+        return self._store.root
 
     def versions(self) -> list[int]:
         """Return the numbers of all published versions, oldest first."""
-        directory = self.root / "versions"
-        return sorted(int(path.name) for path in directory.iterdir() if path.name.isdecimal()) if directory.is_dir() else []
+        return self._store.numbers()
 
     def resolve(self, reference: str) -> Version:
-        """Return the version of a number, an alias, or name@number. Raises VersionMissing, ModelRefused."""
+        """Return the version of a number, an alias, or name@number, its files unread. Raises VersionMissing, ModelRefused."""
         number = self._number_of(reference)
-        directory = self.root / "versions" / str(number)
-        if not directory.is_dir():
+        raw = self._store.manifest(number)
+        if raw is None:
             known = ", ".join(map(str, self.versions())) or "none"
-            raise VersionMissing(f"version {number} is not in the registry {self.root}; there are: {known}")
-        manifest, digest = read_manifest(directory)
-        return Version(number, directory, manifest, digest)
+            raise VersionMissing(f"version {number} is not in the registry {self._store.place}; there are: {known}")
+        manifest = parse_manifest(raw, f"{self._store.place}/versions/{number}/{MANIFEST}")
+        digest = digest_of_bytes(raw)
+        return Version(number, self._store.directory(number, digest), manifest, digest)
 
     def verified(self, reference: str) -> Version:
         """Return a version after checking the digest of every file of it. Raises FileChanged naming the file."""
         version = self.resolve(reference)
-        verify_files(version.directory, version.manifest)
+        self._store.check(version.number, version.digest, version.manifest)
         return version
 
+    def read(self, version: Version, name: str) -> bytes | None:
+        """Return one verified file of a version without its others, None if it has none. Raises FileChanged."""
+        if name not in version.manifest.files:
+            return None
+        content = self._store.read(version.number, name)
+        verify_digest(f"{self._store.place}/versions/{version.number}/{name}", digest_of_bytes(content), version.manifest.files[name])
+        return content
+
     def publish(self, prepared: Path, manifest: Manifest) -> Version:
-        """Copy a prepared directory in as the next version, manifest last, and return it; the source stays.
+        """Keep a prepared directory as the next version, manifest last, and return it; the source stays.
 
         Raises ModelRefused if the prepared files are not those of the manifest.
         """
-        versions = self.root / "versions"
-        versions.mkdir(parents=True, exist_ok=True)
-        aside = versions / f".writing-{uuid.uuid4().hex}"
-        try:
-            shutil.copytree(prepared, aside)
-            verify_files(aside, manifest)
-            (aside / MANIFEST).write_bytes(manifest.to_bytes())
-            for path in [*aside.rglob("*"), aside]:
-                _sync(path)
-            with self._lock():
-                number = max(self.versions(), default=0) + 1
-                aside.rename(versions / str(number))
-            _sync(versions)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
-        return self.resolve(str(number))
+        return self.resolve(str(self._store.add(prepared, manifest)))
 
     def aliases(self) -> dict[str, int]:
         """Return where every alias points."""
-        directory = self.root / "aliases"
-        return {path.stem: self._alias(path.stem)["version"] for path in sorted(directory.glob("*.json"))} if directory.is_dir() else {}
+        return {name: self._alias(name).version for name in self._store.alias_names()}
 
     def history(self, alias: str) -> list[dict[str, Any]]:
         """Return the moves of an alias, oldest first: version, time, why."""
-        found: list[dict[str, Any]] = self._alias(alias)["history"]
-        return found
+        return self._alias(alias).history
 
     def point(self, alias: str, reference: str, why: str, *, pinned: bool | None = None) -> Version:
         """Move an alias to a version, in one step for every reader, and remember the move."""
         version = self.resolve(reference)
-        with self._lock():
-            self._move(alias, version.number, why, pinned=pinned)
+        self._change(alias, lambda old: moved(old, version.number, why, pinned=pinned))
         return version
 
     def promote(self, reference: str) -> Version:
@@ -113,11 +105,15 @@ class Registry:
     def advance(self, reference: str, over: str | None, why: str) -> bool:
         """Make a version the champion if that of digest `over` still is and no rollback has pinned it; return whether it is now."""
         version = self.verified(reference)
-        with self._lock():
-            is_free = not self.is_pinned() and (over is None or self.resolve(CHAMPION).digest == over)
-            if is_free:
-                self._move(CHAMPION, version.number, why, pinned=False)
-        return is_free
+
+        def step(old: Alias | None) -> Alias | None:
+            if old is not None and old.pinned:
+                return None
+            if over is not None and self.resolve(str(self._some(CHAMPION, old).version)).digest != over:
+                return None
+            return moved(old, version.number, why, pinned=False)
+
+        return self._change(CHAMPION, step) is not None
 
     def rollback(self, only_from: str | None = None) -> Version:
         """Make the champion before this one the champion again, and pin it until `promote` or `unpin`.
@@ -125,25 +121,28 @@ class Registry:
         A second rollback goes one further back: what was rolled back from is not gone back to.
         only_from: a version's digest; if another version is champion by now, nothing moves and it is returned.
         """
-        with self._lock():
-            champion = self.resolve(CHAMPION)
-            if only_from is not None and champion.digest != only_from:
-                return champion
-            before = _before(self.history(CHAMPION))
+
+        def step(old: Alias | None) -> Alias | None:
+            champion = self._some(CHAMPION, old)
+            if only_from is not None and self.resolve(str(champion.version)).digest != only_from:
+                return None
+            before = champion.before()
             if before is None:
-                raise VersionMissing(f"there is no champion before version {champion.number} to roll back to in {self.root}")
-            version = self.verified(str(before))
-            self._move(CHAMPION, before, f"rolled back from {champion.number}", pinned=True, is_rollback=True)
-        return version
+                raise VersionMissing(f"there is no champion before version {champion.version} to roll back to in {self._store.place}")
+            self.verified(str(before))
+            return moved(champion, before, f"rolled back from {champion.version}", pinned=True, is_rollback=True)
+
+        now = self._change(CHAMPION, step)
+        return self.resolve(CHAMPION if now is None else str(now.version))
 
     def unpin(self) -> None:
         """Let training promote again after a rollback."""
-        with self._lock():
-            self._write_alias(CHAMPION, {**self._alias(CHAMPION), "pinned": False})
+        self._change(CHAMPION, lambda old: self._some(CHAMPION, old)._replace(pinned=False))
 
     def is_pinned(self) -> bool:
         """Whether a rollback holds the champion in place."""
-        return (self.root / "aliases" / f"{CHAMPION}.json").is_file() and bool(self._alias(CHAMPION)["pinned"])
+        raw = self._store.alias(CHAMPION)
+        return raw is not None and parse_alias(raw, self._where(CHAMPION)).pinned
 
     def export(self, reference: str, directory: Path) -> Version:
         """Copy a verified version, manifest included, to a directory that does not exist yet."""
@@ -157,77 +156,43 @@ class Registry:
 
     def _number_of(self, reference: str) -> int:
         bare = reference.removeprefix(f"{self.name}@")
-        if bare.isdecimal():
-            return int(bare)
-        if not (self.root / "aliases" / f"{bare}.json").is_file():
-            hint = "`winnow train` publishes one" if not self.versions() else "`winnow registry promote` sets it"
-            raise VersionMissing(f"the registry {self.root} has no alias {bare!r}; {hint}")
-        return int(self._alias(bare)["version"])
+        return int(bare) if bare.isdecimal() else self._alias(bare).version
 
-    def _alias(self, alias: str) -> dict[str, Any]:
-        path = self.root / "aliases" / f"{alias}.json"
-        try:
-            found: dict[str, Any] = json.loads(path.read_bytes())
-            found["version"], found["history"], found["pinned"]  # noqa: B018
-        except FileNotFoundError:
-            raise VersionMissing(f"the registry {self.root} has no alias {alias!r}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelRefused(f"the alias file {path} cannot be read: {error!r}") from error
+    def _alias(self, alias: str) -> Alias:
+        raw = self._store.alias(alias)
+        return self._some(alias, None if raw is None else parse_alias(raw, self._where(alias)))
+
+    def _some(self, alias: str, found: Alias | None) -> Alias:
+        """Return an alias that is there. Raises VersionMissing, saying how to get one."""
+        if found is None:
+            hint = "`winnow train` publishes one" if not self.versions() else "`winnow registry promote` sets it"
+            raise VersionMissing(f"the registry {self._store.place} has no alias {alias!r}; {hint}")
         return found
 
-    def _move(self, alias: str, number: int, why: str, *, pinned: bool | None, is_rollback: bool = False) -> None:
-        """Write an alias with one more move in its history; the lock is held."""
-        old: dict[str, Any] = {"history": [], "pinned": False}
-        if (self.root / "aliases" / f"{alias}.json").is_file():
-            old = self._alias(alias)
-        move: dict[str, Any] = {"version": number, "time": datetime.now(UTC).isoformat(timespec="seconds"), "why": why}
-        if is_rollback:
-            move["is_rollback"] = True
-        is_pinned = old["pinned"] if pinned is None else pinned
-        self._write_alias(alias, {"version": number, "pinned": is_pinned, "history": [*old["history"], move]})
+    def _change(self, alias: str, step: Callable[[Alias | None], Alias | None]) -> Alias | None:
+        """Put what `step` makes of an alias in its place and return it; None if nothing moved."""
+        now: Alias | None = None
 
-    def _write_alias(self, alias: str, content: dict[str, Any]) -> None:
-        directory = self.root / "aliases"
-        directory.mkdir(parents=True, exist_ok=True)
-        aside = directory / f".{alias}-{uuid.uuid4().hex}"
-        aside.write_text(json.dumps(content, indent=2) + "\n")
-        _sync(aside)
-        aside.rename(directory / f"{alias}.json")
-        _sync(directory)
+        def change(raw: bytes | None) -> bytes | None:
+            nonlocal now
+            now = step(None if raw is None else parse_alias(raw, self._where(alias)))
+            return None if now is None else now.to_bytes()
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        self._store.change(alias, change)
+        return now
+
+    def _where(self, alias: str) -> str:
+        return f"{self._store.place}/aliases/{alias}.json"
 
 
-def _before(history: list[dict[str, Any]]) -> int | None:
-    """Return the champion before this one: moves pile up, and a rollback takes off what it goes back behind."""
-    pile: list[int] = []
-    for move in history:
-        version = int(move["version"])
-        if move.get("is_rollback"):
-            while pile and pile[-1] != version:
-                pile.pop()
-        elif not pile or pile[-1] != version:
-            pile.append(version)
-    return pile[-2] if len(pile) > 1 else None
-
-
-def _directory_of(url: str) -> Path:
+def _store_of(url: str) -> Store:
     parsed = urlparse(url)
+    if "://" not in url:
+        return FileStore(Path(url))
     if parsed.scheme == "file":
-        return Path(unquote(parsed.path))
-    if "://" in url:
-        raise SettingInvalid(f"registry.url = {url}: the scheme {parsed.scheme} is not supported; use a path or file://")
-    return Path(url)
+        return FileStore(Path(unquote(parsed.path)))
+    if parsed.scheme in OBJECT_SCHEMES:
+        from model_registry.object_store import ObjectStore  # who keeps versions in a directory needs no client
 
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return ObjectStore(url)
+    raise SettingInvalid(f"registry.url = {url}: the scheme {parsed.scheme} is not supported; use a path, file://, s3://, gs:// or az://")

@@ -51,12 +51,3 @@ def as_html(report: Report, name: str) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">{head}<title>{title}</title><style>{style}</style></head>'
         f'<body><main><h1>{title}</h1><div id="report"></div></main>{data}<script>{script}</script></body></html>\n'
     )
-
-
-def read_report(directory: Path) -> dict[str, Any] | None:
-    """Return the figures of a version directory, None for a version that was published without."""
-    path = directory / REPORT_JSON
-    if not path.is_file():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found

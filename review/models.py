@@ -1,9 +1,10 @@
 """The model page: versions with their reports, where the aliases point and have pointed, promotion and rollback."""
 
+import json
 from typing import Any
 
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
-from model_registry.report import read_report
+from model_registry.report import REPORT_JSON
 from review.auth import Who
 from review.store import Store
 
@@ -31,7 +32,8 @@ class Models:
     def report(self, number: str) -> dict[str, Any]:
         """Return the training report of a version, without the names of doubted records; `report` is None if it has none."""
         version = self._registry.resolve(number)
-        return {"version": version.label, "report": read_report(version.directory)}
+        figures = self._registry.read(version, REPORT_JSON)
+        return {"version": version.label, "report": None if figures is None else json.loads(figures)}
 
     def promote(self, who: Who, number: str) -> dict[str, Any]:
         """Make a version the champion."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from foundation.errors import ModelRefused, VersionMissing, WinnowError
+from foundation.errors import ModelRefused, RegistryUnreachable, VersionMissing, WinnowError
 from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
 from stream import wire
 from stream.config import GateSettings
@@ -45,6 +45,12 @@ def _step_aside() -> None:
     """Let the threads that judge go first: loading and warming a model beside them costs a pause otherwise."""
     if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+
+
+def _kind(error: ModelRefused) -> str:
+    if isinstance(error, RegistryUnreachable):
+        return "unreachable"
+    return "missing" if isinstance(error, VersionMissing) else "unreadable"
 
 
 def make_service(
@@ -162,10 +168,18 @@ class Follower(threading.Thread):
 
     def _new_shadow(self, registry: Registry, champion: "LiveModel") -> "Shadow | None":
         """Return the challenger in shadow, None when there is none, it is the champion, or it is not wanted."""
-        if not self._settings.shadow_share or CHALLENGER not in registry.aliases():
+        if not self._settings.shadow_share:
             return None
+        try:
+            if CHALLENGER not in registry.aliases():
+                return None
+        except ModelRefused as error:
+            self._refuse(f"alias {CHALLENGER}", _kind(error), error)
+            return self._shadow
         version = self._resolved(registry, CHALLENGER)
-        if version is None or version.digest == champion.digest:
+        if version is None:
+            return self._shadow
+        if version.digest == champion.digest:
             return None
         if self._shadow is not None and self._shadow.model.digest == version.digest:
             return self._shadow
@@ -178,10 +192,12 @@ class Follower(threading.Thread):
 
     def _resolved(self, registry: Registry, reference: str) -> Version | None:
         try:
-            return registry.resolve(reference)
+            version = registry.resolve(reference)
         except ModelRefused as error:
-            self._refuse(f"alias {reference}", "missing" if isinstance(error, VersionMissing) else "unreadable", error)
+            self._refuse(f"alias {reference}", _kind(error), error)
             return None
+        self._refused.pop(f"alias {reference}", None)  # the next outage is news again
+        return version
 
     def _loaded(self, registry: Registry, version: Version, what: str) -> "LiveModel | None":
         """Verify, load, compare the fingerprint, warm up; None when refused, now or a short while ago."""

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from foundation.cache import cache_directory
 from tests.conftest import skip_or_fail
 
 INSTALL_SECONDS = 300
@@ -42,7 +43,7 @@ def chromium() -> Path:
 
 def axe_script() -> Path:
     """Return axe-core's script, fetched by npm into the cache once."""
-    place = Path(os.environ.get("WINNOW_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "winnow").expanduser() / "axe"
+    place = cache_directory() / "axe"
     script = place / "node_modules" / "axe-core" / "axe.min.js"
     if not script.is_file():
         npm = program("npm", lambda: Path(found) if (found := shutil.which("npm")) else None)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedModel
 
-from foundation.errors import DataRefused, ModelRefused
+from foundation.errors import DataRefused, ModelRefused, RegistryUnreachable
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
 from model_registry.report import REPORT_HTML, REPORT_JSON, Report, as_html
@@ -141,7 +141,12 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
     registry = Registry(tables.registry)
     last, in_vain = time.monotonic(), 0  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
-        new = new_verdicts(registry, tables)
+        try:
+            new = new_verdicts(registry, tables)
+        except RegistryUnreachable as error:
+            log.error("the registry cannot be asked; it is tried again", extra={"detail": str(error)})  # noqa: TRY400
+            time.sleep(WATCH_SECONDS)
+            continue
         in_vain = min(in_vain, new)  # somebody else may have trained on them meanwhile
         is_late = new > in_vain and time.monotonic() - last > settings.retrain_hours * 3600
         if new - in_vain < settings.retrain_verdicts and not is_late:

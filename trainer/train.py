@@ -48,6 +48,7 @@ def with_options(settings: TrainSettings, options: Mapping[str, Any]) -> TrainSe
 def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data: str | None, unlabelled: str | None) -> Version:
     """Train on `data`, or take the base's own head without it, and publish. Raises DataRefused, ModelRefused."""
     registry = Registry(tables.registry)
+    registry.versions()  # a bucket that does not answer is refused before the training, not after it
     base = load_base(base_name)
     words = words_of(base, settings)
     encoder = Encoder(base.tokenizer, words, "chat@1", min(settings.max_length, base.model.config.max_position_embeddings))

@@ -25,6 +25,7 @@ from review.config import ReviewSettings
 from stream.boot import run_gate
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.debian import postgres
+from tests.s3 import S3Server, s3_server
 
 WINNOW = [sys.executable, "-m", "winnow"]
 
@@ -139,6 +140,24 @@ def postgresql_url(postgresql_server: str) -> str:
         db.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return f"{postgresql_server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server process on a free port of 127.0.0.1."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def s3_url(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a registry in a new bucket; the environment says how to reach it, and copies go to a cache of this test."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WINNOW_CACHE", str(tmp_path / "cache"))
+    bucket = f"b{uuid.uuid4().hex[:8]}"
+    s3.make_bucket(bucket)
+    return f"s3://{bucket}/models/winnow"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
