@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from foundation.errors import WinnowError
+from foundation.terminal import as_shown
 from stream import wire
 from stream.config import KafkaSettings, TopicSettings
 from stream.tail import Tail
@@ -103,7 +104,7 @@ class LiveView:
             Text(f"clean {self._counts['clean']}", "green"),
             Text(f"quarantine {self._counts['quarantine']}", "yellow"),
             Text(f"dead letter {self._counts['dead-letter']}", "red"),
-            Text(f"lag {expected - done}"),
+            Text(f"to come {expected - done}"),
             Text(f"{rate:.0f} records/s"),
         )
         held = Table(title="last held", title_justify="left", expand=False)
@@ -111,7 +112,7 @@ class LiveView:
         held.add_column("P(right)")
         held.add_column("record", no_wrap=True, overflow="ellipsis", max_width=_WIDTH)
         for reason, p, value in self._held:
-            held.add_row(reason, p, Text(value))
+            held.add_row(reason, p, as_shown(value))
         return Group(ProgressBar(total=expected, completed=done, width=60), routes, held)
 
 

@@ -6,6 +6,7 @@ Refuses every key and every `WINNOW_X__Y` name that is no setting, with the near
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foundation.errors import SettingInvalid
 
+_HIDDEN = "********"
+_SECRET = ("password", "secret", "token", "key.pem", "sasl.jaas.config", "oauthbearer.config")
+_IN_URL = re.compile(r"(://[^/@:\s]*:)[^/@\s]*@")
 DEFAULT_FILE = Path("winnow.toml")
 ENVIRONMENT_PREFIX = "WINNOW_"
 
@@ -62,9 +66,21 @@ def as_toml(tables: Mapping[str, Table]) -> str:
     lines = []
     for name, table in tables.items():
         lines.append(f"[{name}]")
-        lines += [f"{key} = {_shown(value)}" for key, value in table.model_dump(mode="json").items() if value is not None]
+        given = table.model_dump(mode="json").items()
+        lines += [f"{key} = {_shown(without_secrets(key, value))}" for key, value in given if value is not None]
         lines.append("")
     return "\n".join(lines)
+
+
+def without_secrets(name: str, value: object) -> object:
+    """Return a setting as it may be printed: passwords, keys' contents and the password in a URL replaced by asterisks."""
+    if isinstance(value, dict):
+        return {key: without_secrets(str(key), each) for key, each in value.items()}
+    if not isinstance(value, str):
+        return value
+    if any(name.endswith(word) for word in _SECRET):
+        return _HIDDEN
+    return _IN_URL.sub(rf"\g<1>{_HIDDEN}@", value)
 
 
 def _shown(value: object) -> str:

@@ -93,9 +93,9 @@ class GateSettings(Table):
     explain: bool = True
     """Say in the header of held records which fields made them suspect; costs a forward pass per field."""
     max_hold_share: Share = 0.5
-    """Held share of the last 1,000 judged records above which the flood alarm is raised."""
+    """Held share of the last 1,000 records, by rules or model, above which the flood alarm is raised."""
     flood_rollback: bool = False
-    """Go back to the previous champion when the flood alarm is raised."""
+    """Go back to the previous champion when the model alone holds so much; once, until somebody promotes or unpins."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     """Most records in one transaction; a slow model takes fewer, so that a transaction stays near `batch_seconds`."""
     batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0

@@ -131,6 +131,9 @@ class Follower(threading.Thread):
         if digest is None or self._registry is None or self._settings.model != CHAMPION:
             return
         try:
+            if self._registry.is_pinned():
+                log.error("too much is held, and a rollback has been made already: the stream itself may have changed")
+                return
             back = self._registry.rollback(only_from=digest)
             log.error("too much is held: rolled back", extra={"from": digest, "to": back.label})
         except WinnowError as error:

@@ -12,21 +12,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from foundation.errors import TopicNotWritable, WinnowError
 from stream.config import GateSettings
 from stream.follow import Follower, Service
+from stream.judge import Judge
 from stream.kafka import Place, RecordRefused, Sink, Source, StartOver, TransactionAborted
 from stream.metrics import GateMetrics, Health
 from stream.read import Read
 from stream.records import Decision, Reason, Record, Route
 from stream.route import Outgoing, Router
-
-if TYPE_CHECKING:  # a gate in rules mode starts without torch
-    from stream.live_model import LiveModel
 
 log = logging.getLogger("winnow.gate")
 
@@ -60,21 +58,33 @@ class Batch:
     routed: "Future[Routed]"
 
 
-class FloodGuard:
-    """The held share of the last thousand records of one model; one that suddenly holds half of them has gone wrong."""
+class Flood(NamedTuple):
+    """The share of the last thousand records that is held, and the share that the model holds."""
 
-    def __init__(self, model: "LiveModel | None") -> None:
+    held: float
+    by_model: float
+
+
+class FloodGuard:
+    """Watches what one model and one rules file make of the last thousand records; who suddenly holds half has gone wrong."""
+
+    def __init__(self, judge: Judge) -> None:
         """Start empty: there is no share before a thousand records."""
         self.raised = False
-        self._model = model
-        self._last: deque[bool] = deque(maxlen=FLOOD_RECORDS)
+        self._judge = judge
+        self._held: deque[bool] = deque(maxlen=FLOOD_RECORDS)
+        self._by_model: deque[bool] = deque(maxlen=FLOOD_RECORDS)
 
-    def held_share(self, model: "LiveModel | None", held: list[bool]) -> float | None:
-        """Add records judged by a model and return the share; None for another model, and as long as there are too few."""
-        if model is not self._model:
+    def shares(self, judge: Judge, decisions: list[Decision]) -> Flood | None:
+        """Add a judge's decisions and return the shares; None for another judge, and as long as there are too few."""
+        if judge is not self._judge:
             return None
-        self._last.extend(held)
-        return sum(self._last) / FLOOD_RECORDS if len(self._last) == FLOOD_RECORDS else None
+        held = [decision.route is Route.QUARANTINE for decision in decisions]
+        self._held.extend(held)
+        self._by_model.extend(is_held and d.reason == Reason.MODEL for is_held, d in zip(held, decisions, strict=True))
+        if len(self._held) < FLOOD_RECORDS:
+            return None
+        return Flood(sum(self._held) / FLOOD_RECORDS, sum(self._by_model) / FLOOD_RECORDS)
 
 
 class Gate:
@@ -110,7 +120,7 @@ class Gate:
         self._in_flight: deque[Batch] = deque()
         model = service.judge.model
         self._poll_records = self._fitting(model.records_per_second if model is not None else float("inf"))
-        self._flood = FloodGuard(model)
+        self._flood = FloodGuard(service.judge)
         self._lag_seen = 0.0
         self._stop = Event()
 
@@ -170,10 +180,9 @@ class Gate:
         if new is None:
             return
         old, self._service = self._service, new
-        if new.judge.model is not old.judge.model:
-            self._flood = FloodGuard(new.judge.model)
-            self._metrics.flood.set(0)
         if new.judge is not old.judge:
+            self._flood = FloodGuard(new.judge)
+            self._metrics.flood.set(0)
             self._metrics.swaps.inc()
         self._metrics.in_service(new.judge.rules, new.judge.model, new.shadow.model if new.shadow is not None else None)
 
@@ -341,16 +350,17 @@ class Gate:
         metrics.end_to_end_seconds.observe(np.maximum(0.0, now - np.array([record.timestamp_ms for record in records]) / 1000))
 
     def _watch_for_a_flood(self, service: Service, decisions: list[Decision]) -> None:
-        """Watch the model in service; what its predecessor still had in flight says nothing about it."""
-        model = service.judge.model
-        share = self._flood.held_share(model, [d.route is Route.QUARANTINE for d in decisions if d.p_chosen is not None])
-        if share is None or model is None:
+        """Watch what is in service; what its predecessor still had in flight says nothing about it."""
+        shares = self._flood.shares(service.judge, decisions)
+        if shares is None:
             return
-        self._metrics.held_share.set(share)
-        is_flood = share > self._most_held
+        self._metrics.held_share.set(shares.held)
+        is_flood = shares.held > self._most_held
         if is_flood and not self._flood.raised:
-            log.error("too much is held", extra={"held_share": round(share, 3), "gate.max_hold_share": self._most_held})
-            if self._rolls_back:
+            said = {"held_share": round(shares.held, 3), "held_by_model": round(shares.by_model, 3)}
+            log.error("too much is held", extra={**said, "gate.max_hold_share": self._most_held})
+            model = service.judge.model
+            if self._rolls_back and model is not None and shares.by_model > self._most_held:  # else the rules hold it
                 self._follower.flooded(model.digest)
         self._flood.raised = is_flood
         self._metrics.flood.set(is_flood)

@@ -67,7 +67,7 @@ class GateMetrics:
         self.shadow_records = self._counter("winnow_shadow_records", "Records that the challenger scored beside the champion.")
         self.shadow_flips = self._counter("winnow_shadow_flips", "Records that would leave the other way by the challenger.", "direction")
         self.shadow = Info("winnow_shadow", "The challenger in shadow: label and digest as loaded.", registry=self.registry)
-        self.held_share = self._gauge("winnow_held_share", "Held share of the last 1,000 judged records.")
+        self.held_share = self._gauge("winnow_held_share", "Held share of the last 1,000 records, by rules or model.")
         self.flood = self._gauge("winnow_flood", "1 while the held share is above gate.max_hold_share, else 0.")
         for what in ("model", "shadow", "rules", "missing", "unreadable"):
             self.refused.labels(what)

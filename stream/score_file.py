@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from foundation.terminal import as_shown
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from stream import wire
@@ -75,7 +76,7 @@ def _print_table(rows: Iterable[dict[str, Any]], label: str, threshold: float) -
     for row in rows:
         record = row["record"] if isinstance(row["record"], str) else json.dumps(row["record"], ensure_ascii=False)
         numbers = _numbers(row, ("p_chosen", "reward_right", "reward_wrong"))
-        table.add_row(row["route"], row["reason"], *numbers, record.replace("[", r"\["))
+        table.add_row(row["route"], row["reason"], *numbers, as_shown(record))
     Console().print(table)
 
 

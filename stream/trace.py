@@ -1,7 +1,10 @@
 """One record's way, from the topics alone: where it went and why, what people said of it, what was released."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+from foundation.errors import TopicMissing
 from stream import wire
 from stream.config import KafkaSettings, TopicSettings
 from stream.records import Record
@@ -16,15 +19,16 @@ _SHOWN = (
 def trace(kafka: KafkaSettings, topics: TopicSettings, decision_id: str) -> list[dict[str, Any]]:
     """Return every message about a decision, in the order of the topics; reads them all, which takes as long as they are.
 
-    Never shows the record itself. Raises BrokerUnreachable, TopicMissing.
+    Never shows the record itself. A topic that is not there holds nothing: a gate without lotteries needs no audit topic.
+    Raises BrokerUnreachable.
     """
     found: list[dict[str, Any]] = []
     for topic in (topics.clean, topics.quarantine, topics.dead_letter, topics.audit):
-        for record in read_all(kafka, topic):
+        for record in _all_of(kafka, topic):
             if wire.last(record.headers, wire.DECISION_ID) == decision_id:
                 said = {name.removeprefix("winnow."): wire.last(record.headers, name) for name in _SHOWN}
                 found.append({**_place(record), **{name: value for name, value in said.items() if value is not None}})
-    for record in read_all(kafka, topics.verdicts):
+    for record in _all_of(kafka, topics.verdicts):
         verdict = wire.read_verdict(record.value)
         if verdict is not None and verdict.decision_id == decision_id:
             answer = "right" if verdict.is_right else "wrong"
@@ -36,9 +40,14 @@ def trace(kafka: KafkaSettings, topics: TopicSettings, decision_id: str) -> list
 def kept_by_kafka(kafka: KafkaSettings, topics: TopicSettings, key: bytes) -> dict[str, int]:
     """Return how many messages of a key each topic holds; verdict events are found by the record inside them."""
     names = (topics.records, topics.clean, topics.quarantine, topics.dead_letter, topics.audit)
-    counts = {topic: sum(record.key == key for record in read_all(kafka, topic)) for topic in names}
-    verdicts = (wire.read_verdict(record.value) for record in read_all(kafka, topics.verdicts))
+    counts = {topic: sum(record.key == key for record in _all_of(kafka, topic)) for topic in names}
+    verdicts = (wire.read_verdict(record.value) for record in _all_of(kafka, topics.verdicts))
     return {**counts, topics.verdicts: sum(verdict is not None and verdict.key == key for verdict in verdicts)}
+
+
+def _all_of(kafka: KafkaSettings, topic: str) -> Iterator[Record]:
+    with suppress(TopicMissing):
+        yield from read_all(kafka, topic)
 
 
 def _place(record: Record) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 A skip that apt, pip, npm, Maven or Go could mend is a failure under WINNOW_REQUIRE_ALL=1.
 """
 
+import io
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console, RenderableType
 
 from demo.broker import temporary_broker
 from demo.twins import take
@@ -114,3 +116,10 @@ def registry_url(starter_directory: Path, tmp_path_factory: pytest.TempPathFacto
     tables = SimpleNamespace(kafka=KafkaSettings(), registry=RegistrySettings(url=url))
     train_and_publish(tables, TrainSettings(), str(starter_directory), None, None)
     return url
+
+
+def shown_on_a_terminal(what: RenderableType) -> str:
+    """Return what rich would write to a terminal a hundred characters wide, without colours."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    console.print(what)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]

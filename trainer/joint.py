@@ -26,6 +26,7 @@ from stream.encode import Encoder
 from stream.render import Rendered
 from stream.score import SharedBatch, read_rewards, shared_batch
 from trainer.corrupt import Corrupter
+from trainer.doubt import doubts
 from trainer.muon import Muon
 
 NEXT_TOKEN_WEIGHT = 0.3
@@ -34,6 +35,9 @@ WHERE_WEIGHT = 1.0
 SURPRISE_WEIGHT = 0.3
 CENTRE_WEIGHT = 0.01
 READING_SHARE = 0.4
+DOUBTING_AT = (0.55,)
+SUSPECT_SHARE = 0.25
+DOUBTFUL = 0.5
 
 
 class Losses(NamedTuple):
@@ -70,18 +74,17 @@ class JointModel:
         """Every parameter once."""
         return [*self.lm.parameters(), self.reward.get_parameter("score.weight"), *self.probes.parameters()]
 
-    def loss(self, batch: SharedBatch, changed_BT: torch.Tensor, record_BT: torch.Tensor) -> tuple[torch.Tensor, Losses]:
-        """Return the joint loss of one batch whose first half is right and whose second half is corrupted.
-
-        changed_BT is 1.0 where a copy's token differs; record_BT marks record tokens, the only ones learned from.
-        """
-        half = len(batch.ids_BT) // 2
+    def loss(self, given: "PairBatch") -> tuple[torch.Tensor, Losses]:
+        """Return the joint loss of one batch of records and corrupted copies."""
+        batch, changed_BT, record_BT, doubt_N = given
+        half = len(doubt_N)
         hidden_BTH = self.lm.model(
             input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
         ).last_hidden_state
         rewards_B2 = read_rewards(self.reward, hidden_BTH, batch.pooled_B2)
         d_B = rewards_B2[:, 0] - rewards_B2[:, 1]
-        contrastive = F.softplus(-d_B[:half]).mean() + F.softplus(d_B[half:]).mean()
+        of_records = (1 - doubt_N) * F.softplus(-d_B[:half]) + doubt_N * F.softplus(d_B[:half])
+        contrastive = of_records.mean() + F.softplus(d_B[half:]).mean()
         right_BT = record_BT[:half]
         next_token = self._next_token(hidden_BTH[:half], batch.ids_BT[:half], right_BT, LAST_LAYER_SHARE)
         unexpected_N, asked_BT = self._unexpected(batch.ids_BT, record_BT)
@@ -89,7 +92,8 @@ class JointModel:
         expected = unexpected_N[of_right_N].mean()
         probed_NP = self.probes(self._seen["below_last"][:, 1:][asked_BT])
         surprise = F.smooth_l1_loss(probed_NP[:, 0], unexpected_N.detach())
-        where = F.binary_cross_entropy_with_logits(probed_NP[:, 1], changed_BT[:, 1:][asked_BT])
+        believed_BT = torch.cat([1 - doubt_N, torch.ones(len(batch.ids_BT) - half)])[:, None].expand(asked_BT.shape)
+        where = F.binary_cross_entropy_with_logits(probed_NP[:, 1], changed_BT[:, 1:][asked_BT], believed_BT[asked_BT])
         total = contrastive + NEXT_TOKEN_WEIGHT * (next_token + expected) + SURPRISE_WEIGHT * surprise + WHERE_WEIGHT * where
         total = total + CENTRE_WEIGHT * rewards_B2.sum(dim=1).square().mean()
         return total, Losses(contrastive.item() / 2, expected.item(), where.item())
@@ -121,6 +125,19 @@ class JointModel:
         return F.cross_entropy(logits_NV, ids_BT[:, 1:][asked_BT])
 
 
+class PairBatch(NamedTuple):
+    """N records, then their corrupted copies, as one batch of B = 2 N rows.
+
+    changed_BT is 1.0 where a copy's token differs; record_BT marks record tokens, the only ones learned from; doubt_N is
+    the probability that the record itself is wrong.
+    """
+
+    batch: SharedBatch
+    changed_BT: torch.Tensor
+    record_BT: torch.Tensor
+    doubt_N: torch.Tensor
+
+
 class PairSource:
     """Endless batches of (records, corrupted copies), sorted by length within a few batches so that little is padded."""
 
@@ -128,53 +145,76 @@ class PairSource:
         """Encode the records once; those too long for the model are left out."""
         encoded = zip(records, encoder.encode([record.text for record in records]), strict=True)
         self._kept = [(record, ids) for record, ids in encoded if ids is not None]
-        self._encoder = encoder
+        self.encoder = encoder
         self._pairs = pairs_per_batch
         self._random = Random(seed)
         self._corrupter = Corrupter([record for record, _ in self._kept], seed)
-        self._waiting: list[list[tuple[list[int], list[int]]]] = []
+        self._waiting: list[list[tuple[list[int], list[int], float]]] = []
         self._order: list[int] = []
+        self._doubts = [0.0] * len(self._kept)
+        self._suspects: list[int] = []
 
     def __len__(self) -> int:
         """Return how many records there are to learn from."""
         return len(self._kept)
 
-    def next(self) -> tuple[SharedBatch, torch.Tensor, torch.Tensor]:
-        """Return one batch, its changed_BT and its record_BT, as JointModel.loss takes them."""
+    @property
+    def ids(self) -> list[list[int]]:
+        """The token ids of every record."""
+        return [ids for _, ids in self._kept]
+
+    def copies(self, count: int) -> list[list[int]]:
+        """Return the ids of that many corrupted copies of records drawn by chance."""
+        drawn = [self._random.randrange(len(self._kept)) for _ in range(count)]
+        return [copy for copy in self.encoder.encode([self._corrupter.corrupt(self._kept[place][0]) for place in drawn]) if copy]
+
+    def doubt(self, doubts: Sequence[float]) -> None:
+        """Take the probability of each record to be wrong; from now on those in doubt come more often."""
+        self._doubts = list(doubts)
+        self._suspects = [place for place, doubt in enumerate(doubts) if doubt >= DOUBTFUL]
+        self._waiting = []
+
+    def next(self) -> PairBatch:
+        """Return one batch of records and corrupted copies."""
         if not self._waiting:
             self._refill()
         pairs = self._waiting.pop()
-        rows = [right for right, _ in pairs] + [copy for _, copy in pairs]
-        template = self._encoder.template
-        batch = shared_batch(rows, template, self._encoder.pad_id, torch.float32)
+        rows = [right for right, _, _ in pairs] + [copy for _, copy, _ in pairs]
+        template = self.encoder.template
+        batch = shared_batch(rows, template, self.encoder.pad_id, torch.float32)
         changed_BT = torch.zeros(batch.ids_BT.shape)
         record_BT = self._record_places(batch, rows)
         first = len(template.head)
-        for row, (right, copy) in enumerate(pairs, start=len(pairs)):
+        for row, (right, copy, _) in enumerate(pairs, start=len(pairs)):
             start, end = changed_range(right, copy)
             changed_BT[row, first + start : first + end] = 1.0
-        return batch, changed_BT, record_BT
+        return PairBatch(batch, changed_BT, record_BT, torch.tensor([doubt for _, _, doubt in pairs]))
 
     def next_right(self) -> tuple[SharedBatch, torch.Tensor]:
         """Return one batch of records alone, twice as many as a batch has pairs, and its record_BT."""
         rows = [self._kept[self._draw()][1] for _ in range(2 * self._pairs)]
-        batch = shared_batch(rows, self._encoder.template, self._encoder.pad_id, torch.float32)
+        batch = shared_batch(rows, self.encoder.template, self.encoder.pad_id, torch.float32)
         return batch, self._record_places(batch, rows)
 
     def _record_places(self, batch: SharedBatch, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         record_BT = torch.zeros(batch.ids_BT.shape, dtype=torch.bool)
-        first = len(self._encoder.template.head)
+        first = len(self.encoder.template.head)
         for row, ids in enumerate(rows):
             record_BT[row, first : first + len(ids)] = True
         return record_BT
 
     def _refill(self, batches: int = 8) -> None:
-        drawn = [self._draw() for _ in range(batches * self._pairs)]
-        copies = self._encoder.encode([self._corrupter.corrupt(self._kept[place][0]) for place in drawn])
-        pairs = [(self._kept[place][1], copy) for place, copy in zip(drawn, copies, strict=True) if copy]
+        drawn = [self._draw_or_suspect() for _ in range(batches * self._pairs)]
+        copies = self.encoder.encode([self._corrupter.corrupt(self._kept[place][0]) for place in drawn])
+        pairs = [(self._kept[place][1], copy, self._doubts[place]) for place, copy in zip(drawn, copies, strict=True) if copy]
         pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
         self._waiting = [pairs[at : at + self._pairs] for at in range(0, len(pairs), self._pairs)]
         self._random.shuffle(self._waiting)
+
+    def _draw_or_suspect(self) -> int:
+        if self._suspects and self._random.random() < SUSPECT_SHARE:
+            return self._random.choice(self._suspects)
+        return self._draw()
 
     def _draw(self) -> int:
         if not self._order:
@@ -226,7 +266,9 @@ def learn(
         if step < steps * READING_SHARE:
             loss, losses = model.next_token_loss(*source.next_right())
         else:
-            loss, losses = model.loss(*source.next())
+            if step in {round(steps * share) for share in DOUBTING_AT}:
+                source.doubt(doubts(model, source))
+            loss, losses = model.loss(source.next())
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -21,9 +21,11 @@ from stream.decide import Lotteries
 from stream.decode import decode_value
 from stream.explain import suspects
 from stream.follow import Follower, Service, make_service
-from stream.gate import FloodGuard
+from stream.gate import FloodGuard, Gate
+from stream.judge import Judge
 from stream.live_model import load_live_model
-from stream.metrics import GateMetrics
+from stream.metrics import GateMetrics, Health
+from stream.records import Decision, Route
 from stream.rules import Rules
 from tests.integration.conftest import limit, read_all
 
@@ -128,18 +130,47 @@ def test_a_flood_rolls_back_once(versions: SimpleNamespace) -> None:
     assert versions.registry.resolve(CHAMPION).number == versions.numbers["a"]
 
 
+def test_a_second_flood_does_not_go_further_back(versions: SimpleNamespace) -> None:
+    it = follower(versions, GateSettings())
+    for name in "aba":
+        versions.registry.promote(str(versions.numbers[name]))
+    versions.registry.rollback()
+    it._look()
+    champion = versions.registry.resolve(CHAMPION)
+    it.flooded(champion.digest)
+    it._roll_back()
+    assert versions.registry.resolve(CHAMPION).number == champion.number
+
+
+HELD, RULED, CLEAN = Decision(Route.QUARANTINE, "model"), Decision(Route.QUARANTINE, "rule:phone"), Decision(Route.CLEAN, "model")
+
+
 def test_there_is_no_held_share_before_a_thousand_records() -> None:
-    guard = FloodGuard(None)
-    assert guard.held_share(None, [True] * 999) is None
-    assert guard.held_share(None, [False]) == 0.999
-    assert guard.held_share(None, [False] * 500) == 0.499
+    judge = Judge(GateSettings(), Rules(), None)
+    guard = FloodGuard(judge)
+    assert guard.shares(judge, [HELD] * 999) is None
+    assert guard.shares(judge, [CLEAN]) == (0.999, 0.999)
+    assert guard.shares(judge, [RULED] * 250 + [CLEAN] * 250) == (0.749, 0.499)
+    assert guard.shares(Judge(GateSettings(), Rules(), None), [HELD] * 1_000) is None, "batches of the judge before do not count"
 
 
-def test_batches_of_the_model_before_do_not_count(versions: SimpleNamespace) -> None:
-    old, new = (load_live_model(versions.registry.verified(str(versions.numbers[name])), GateSettings()) for name in "ab")
-    guard = FloodGuard(new)
-    assert guard.held_share(old, [True] * 1_000) is None
-    assert guard.held_share(new, [False] * 1_000) == 0.0
+@pytest.mark.parametrize(("decision", "rolls_back", "asked"), [(HELD, True, True), (HELD, False, False), (RULED, True, False)])
+def test_a_flood_raises_the_alarm_and_asks_for_the_model_before(decision: Decision, rolls_back: bool, asked: bool) -> None:
+    asks: list[str] = []
+    judge = Judge(GateSettings(), Rules(), None)
+    judge.model = SimpleNamespace(digest="sha256:1", records_per_second=1.0)  # type: ignore[assignment]
+    service = Service(judge, wire.Constants({}))
+    settings = GateSettings(flood_rollback=rolls_back, max_hold_share=0.4)
+    metrics = GateMetrics(Rules())
+    nothing = SimpleNamespace()
+    it = Gate(nothing, nothing, service, SimpleNamespace(flooded=asks.append), nothing, metrics, Health(), settings)  # type: ignore[arg-type]
+    it._watch_for_a_flood(service, [decision] * 500 + [CLEAN] * 500)
+    assert metrics.flood._value.get() == 1
+    assert asks == (["sha256:1"] if asked else [])
+    it._watch_for_a_flood(service, [decision] * 500)
+    assert len(asks) <= 1, "asked once a flood"
+    it._watch_for_a_flood(service, [CLEAN] * 1_000)
+    assert metrics.flood._value.get() == 0
 
 
 def test_a_challenger_alone_is_no_swap(versions: SimpleNamespace) -> None:

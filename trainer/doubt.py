@@ -1,0 +1,67 @@
+"""Wrong records hide in the unlabelled stream: those that the half-trained starter itself doubts.
+
+Enters: a joint model that has read and judged for a while, its records, and fresh corrupted copies. Leaves: for every
+record the probability that it is wrong. A logistic regression tells records from copies by d and by how surprising
+their tokens are to the language model; its log-odds with a prior for wrong records in a stream make the doubt. The
+head then learns from these doubts what the surprise knows and the corruptions do not show (self-training, Yarowsky
+1995; learning from positive and unlabelled data, Elkan and Noto 2008).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
+
+from stream.batching import batches
+from stream.encode import Encoder
+from stream.score import read_rewards, shared_batch
+
+if TYPE_CHECKING:
+    from trainer.joint import JointModel, PairSource
+
+WRONG_PRIOR = 0.05
+HIGHEST = 4
+_BATCH_TOKENS = 4_096
+
+
+def doubts(model: "JointModel", source: "PairSource") -> list[float]:
+    """Return the probability to be wrong of every record of the source, in order."""
+    of_records, of_copies = look(model, source.encoder, source.ids), look(model, source.encoder, source.copies(len(source)))
+    features = np.concatenate([of_records, of_copies])
+    is_copy = np.repeat([0, 1], [len(of_records), len(of_copies)])
+    scale = features.std(axis=0) + 1e-6
+    judge = LogisticRegression(max_iter=500, class_weight="balanced").fit(features / scale, is_copy)
+    log_odds = judge.decision_function(of_records / scale) + np.log(WRONG_PRIOR / (1 - WRONG_PRIOR))
+    return [float(doubt) for doubt in 1 / (1 + np.exp(-log_odds))]
+
+
+@torch.inference_mode()
+def look(model: "JointModel", encoder: Encoder, rows: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return features_N4: d, the highest, the mean of the four highest and the mean token surprise in nats."""
+    was_training = model.lm.training
+    model.lm.eval()
+    features_N4 = np.zeros((len(rows), 4))
+    overhead = encoder.template.shared_overhead_tokens
+    first = len(encoder.template.head)
+    for places in batches([len(ids) + overhead for ids in rows], _BATCH_TOKENS):
+        batch = shared_batch([rows[place] for place in places], encoder.template, encoder.pad_id, torch.float32)
+        hidden_BTH = model.lm.model(
+            input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
+        ).last_hidden_state
+        rewards_B2 = read_rewards(model.reward, hidden_BTH, batch.pooled_B2)
+        logits_BTV = model.lm.lm_head(hidden_BTH[:, :-1])
+        surprise_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.ids_BT[:, 1:], reduction="none")
+        for row, place in enumerate(places):
+            surprise_T = surprise_BT[row, max(0, first - 1) : first - 1 + len(rows[place])]
+            highest = surprise_T.topk(min(HIGHEST, len(surprise_T))).values if len(surprise_T) else torch.zeros(1)
+            features_N4[place] = [
+                float(rewards_B2[row, 0] - rewards_B2[row, 1]),
+                float(highest[0]),
+                float(highest.mean()),
+                float(surprise_T.mean()) if len(surprise_T) else 0.0,
+            ]
+    model.lm.train(was_training)
+    return features_N4
