@@ -15,7 +15,7 @@ from stream.render import Field, Rendered
 
 _SYMBOLS = string.punctuation + "，。；：？！（）【】…�"
 _MAX_POOL = 4_000
-_CROSS_SHARE, _SWAP_SHARE, _DROP_SHARE = 0.15, 0.1, 0.05
+_CROSS_SHARE, _SWAP_SHARE, _DROP_SHARE = 0.15, 0.15, 0.05
 
 Breaker = Callable[["Corrupter", str, Field], str]
 
@@ -55,7 +55,7 @@ class Corrupter:
             if draw < _CROSS_SHARE:
                 return self._cross(record)
             if draw < _CROSS_SHARE + _SWAP_SHARE:
-                return self._swap_fields(text, *self.random.sample(fields, 2))
+                return self._swap_fields(text, *self._two_of(fields))
             if draw < _CROSS_SHARE + _SWAP_SHARE + _DROP_SHARE:
                 return self._drop_field(record, self.random.choice(fields))
         field = self.random.choices(fields, weights=[(f.end - f.start) ** 0.5 for f in fields])[0]
@@ -77,6 +77,13 @@ class Corrupter:
             pieces += [record.text[at : mine.start], chosen]
             at = mine.end
         return "".join([*pieces, record.text[at:]])
+
+    def _two_of(self, fields: list[Field]) -> list[Field]:
+        """Return two fields: neighbours half of the time, since columns slip by one."""
+        if self.random.random() < 0.5:
+            first = self.random.randrange(len(fields) - 1)
+            return fields[first : first + 2]
+        return self.random.sample(fields, 2)
 
     def _swap_fields(self, text: str, one: Field, other: Field) -> str:
         first, second = sorted((one, other), key=lambda field: field.start)
@@ -263,6 +270,21 @@ def garble(by: Corrupter, value: str, _field: Field) -> str:
     return value[:start] + piece + value[end:]
 
 
+def markup(by: Corrupter, value: str, _field: Field) -> str:
+    """Let through what software writes around text and should have taken off: a tag, a placeholder, an escape."""
+    pieces = []
+    for _ in range(by.random.randint(1, 3)):
+        word = "".join(by.random.choices(string.ascii_lowercase + "_", k=by.random.randint(1, 12)))
+        opening, closing = by.random.choice(("<>", "<>", "[]", "{}", "()", "&;", "\\ ", "%%"))
+        inner = by.random.choice(("", "", *"|/!?%$#&"))
+        pieces.append(f"{opening}{inner}{word}{inner}{closing}")
+    text = "".join(pieces).strip()
+    if by.random.random() < 0.5:
+        text += by.any_value()[: by.random.randint(1, 6)]
+    place = len(value) if by.random.random() < 0.7 else by.random.randint(0, len(value))
+    return value[:place] + text + value[place:]
+
+
 _WEIGHTED: tuple[tuple[Breaker, int], ...] = (
     (typo, 3),
     (wrong_class, 2),
@@ -277,6 +299,7 @@ _WEIGHTED: tuple[tuple[Breaker, int], ...] = (
     (misplace, 3),
     (blank, 2),
     (garble, 2),
+    (markup, 3),
 )
 _BREAKERS = [breaker for breaker, _ in _WEIGHTED]
 _WEIGHTS = [weight for _, weight in _WEIGHTED]
