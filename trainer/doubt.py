@@ -24,18 +24,26 @@ if TYPE_CHECKING:
 
 WRONG_PRIOR = 0.05
 HIGHEST = 4
+MOST_DOUBTED, MOST_COPIES = 8_000, 1_500
 _BATCH_TOKENS = 4_096
 
 
 def doubts(model: "JointModel", source: "PairSource") -> list[float]:
-    """Return the probability to be wrong of every record of the source, in order."""
-    of_records, of_copies = look(model, source.encoder, source.ids), look(model, source.encoder, source.copies(len(source)))
+    """Return the probability to be wrong of every record of the source, in order; 0 for those beyond MOST_DOUBTED."""
+    of_records = look(model, source.encoder, source.ids[:MOST_DOUBTED])
+    of_copies = look(model, source.encoder, source.copies(min(len(source), MOST_COPIES)))
     features = np.concatenate([of_records, of_copies])
     is_copy = np.repeat([0, 1], [len(of_records), len(of_copies)])
     scale = features.std(axis=0) + 1e-6
     judge = LogisticRegression(max_iter=500, class_weight="balanced").fit(features / scale, is_copy)
     log_odds = judge.decision_function(of_records / scale) + np.log(WRONG_PRIOR / (1 - WRONG_PRIOR))
-    return [float(doubt) for doubt in 1 / (1 + np.exp(-log_odds))]
+    found = [float(doubt) for doubt in 1 / (1 + np.exp(-log_odds))]
+    return found + [0.0] * (len(source) - len(found))
+
+
+def rows_looked_at(records: int) -> int:
+    """Return how many rows `doubts` runs through the model for a stream of that many records."""
+    return min(records, MOST_DOUBTED) + min(records, MOST_COPIES)
 
 
 @torch.inference_mode()

@@ -242,8 +242,11 @@ def learn(
     steps: int,
     learning_rate: float,
     watch: Callable[[int, Losses], None] = lambda step, losses: None,
+    doubting_at: Sequence[float] = DOUBTING_AT,
 ) -> None:
     """Run exactly `steps` steps; the rates rise over the first twentieth and fall linearly to 0.
+
+    At the shares of the way in `doubting_at` the model looks for wrong records hidden in the stream (trainer/doubt.py).
 
     The trunk's matrices move by Muon, everything else by AdamW: docs/experiments/starter.md has what each gave.
     """
@@ -266,7 +269,7 @@ def learn(
         if step < steps * READING_SHARE:
             loss, losses = model.next_token_loss(*source.next_right())
         else:
-            if step in {round(steps * share) for share in DOUBTING_AT}:
+            if step in {round(steps * share) for share in doubting_at}:
                 source.doubt(doubts(model, source))
             loss, losses = model.loss(source.next())
         for optimizer in optimizers:

@@ -21,10 +21,11 @@ from foundation.errors import DataRefused
 from model_registry.manifest import digest_of_bytes, files_of
 from stream.encode import Encoder
 from stream.render import Rendered
-from trainer.joint import JointModel, Losses, PairSource, learn
+from trainer.doubt import look, rows_looked_at
+from trainer.joint import DOUBTING_AT, JointModel, Losses, PairSource, learn
 
 MINIMUM_RECORDS = 50
-TIMED_STEPS = 20
+TIMED_STEPS, TIMED_ROWS = 20, 200
 LOOKING_BIAS, LOOKING_ROTATIONS = 6.0, 4
 PAD, END_TURN = "<|endoftext|>", "<|im_end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -182,12 +183,16 @@ def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encode
     state = torch.get_rng_state()
     rehearsal = _new_copy(model)
     source = PairSource(records, encoder, plan.pairs_per_batch, plan.seed)
-    learn(rehearsal, source, 3, plan.learning_rate)
+    learn(rehearsal, source, 3, plan.learning_rate, doubting_at=())
     begun = time.perf_counter()
-    learn(rehearsal, source, TIMED_STEPS, plan.learning_rate)
+    learn(rehearsal, source, TIMED_STEPS, plan.learning_rate, doubting_at=())
     seconds_per_step = (time.perf_counter() - begun) / TIMED_STEPS
+    begun = time.perf_counter()
+    sample = source.ids[:TIMED_ROWS]
+    look(rehearsal, encoder, sample)
+    doubting_seconds = (time.perf_counter() - begun) / max(1, len(sample)) * rows_looked_at(len(source)) * len(DOUBTING_AT)
     torch.set_rng_state(state)
-    return max(1, int(minutes * 60 / seconds_per_step))
+    return max(1, int((minutes * 60 - doubting_seconds) / seconds_per_step))
 
 
 def _new_copy(model: JointModel) -> JointModel:
