@@ -113,7 +113,9 @@ class LiveView:
         held.add_column("record", no_wrap=True, overflow="ellipsis", max_width=_WIDTH)
         for reason, p, value in self._held:
             held.add_row(reason, p, as_shown(value))
-        return Group(ProgressBar(total=expected, completed=done, width=60), routes, held)
+        bar = Table.grid()
+        bar.add_row(ProgressBar(total=expected, completed=done, width=60))  # alone it does not end its line
+        return Group(bar, routes, held)
 
 
 def _rate(arrivals: Sequence[Arrival]) -> float:

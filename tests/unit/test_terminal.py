@@ -2,12 +2,14 @@
 
 import io
 import json
+from collections import Counter, deque
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import stream.score_file
+from demo.view import LiveView
 from foundation.settings import as_toml
 from foundation.terminal import as_shown
 from review.config import ReviewSettings
@@ -39,6 +41,17 @@ def test_the_table_of_winnow_score(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("clean", "quarantine", "rule:not-finite", "dead-letter", "undecodable", "empty", "[/b] [red]x \\x1b[2J"):
         assert word in shown
     assert "\x1b" not in shown
+
+
+def test_the_demos_view() -> None:
+    view = LiveView.__new__(LiveView)
+    view._counts = Counter({"clean": 90, "quarantine": 8, "dead-letter": 2})
+    view._held = deque([("rule:telephone", "", NASTY), ("model", "0.194", "北京")])
+    lines = shown_on_a_terminal(view._picture(200, 12.3)).splitlines()
+    assert lines[0].strip("━╸╺ ") == "", "the bar has a line of its own"
+    assert lines[1].split("   ") == ["clean 90", "quarantine 8", "dead letter 2", "to come 100", "12 records/s"]
+    assert "0.194" in "".join(lines)
+    assert "\x1b" not in "".join(lines)
 
 
 def test_rows_have_the_contracts_fields() -> None:
