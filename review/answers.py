@@ -34,6 +34,7 @@ MOST_BULK = 5_000
 _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
+FOR_ANOTHER = "you have answered them, and a second person must look too: a wrong on a blind record counts only when two have seen it"
 
 
 class AnswerInvalid(WinnowError):
@@ -71,11 +72,12 @@ class Answers:
         """Keep the next record for who asks and show it; decision_id is None when nothing is left."""
         with self._metrics.lease_seconds.time():
             lease = self._store.leases.lease(who.name, self._settings.lease_seconds, filters_of(body), is_lead=who.may(LEAD))
-            return self._leased(lease) if lease is not None else {"decision_id": None}
+            return self._leased(who, lease) if lease is not None else {"decision_id": None}
 
     def lease_again(self, who: Who, decision_id: str) -> dict[str, Any]:
         """Keep a named record: one's own answer to take back, or one that a link names."""
-        return self._leased(self._store.leases.lease_again(decision_id, who.name, self._settings.lease_seconds, is_lead=who.may(LEAD)))
+        seconds, is_lead = self._settings.lease_seconds, who.may(LEAD)
+        return self._leased(who, self._store.leases.lease_again(decision_id, who.name, seconds, is_lead=is_lead))
 
     def renew(self, who: Who, decision_id: str, body: dict[str, Any]) -> dict[str, Any]:
         """Keep a record for as long again."""
@@ -168,24 +170,32 @@ class Answers:
         self._metrics.oldest_seconds.set(0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
         self._metrics.waiting.labels("second").set(counts.second)
         self._metrics.waiting.labels("conflict").set(counts.conflict)
-        return {**counts._asdict(), "mine_today": self._store.answered_by(who.name, midnight_ms) if who is not None else 0}
+        if who is None:
+            return {**counts._asdict(), "mine_today": 0, "for_another": 0, "for_another_why": None}
+        waits = counts.second + counts.conflict
+        for_another = self._store.for_another(who.name, is_lead=who.may(LEAD)) if waits else 0
+        return {
+            **counts._asdict(),
+            "mine_today": self._store.answered_by(who.name, midnight_ms),
+            "for_another": for_another,
+            "for_another_why": FOR_ANOTHER if for_another else None,
+        }
 
-    def _leased(self, lease: Lease) -> dict[str, Any]:
+    def _leased(self, who: Who, lease: Lease) -> dict[str, Any]:
         row = self._row(lease.decision_id)
         return {
             "decision_id": lease.decision_id,
             "lease": str(lease.token),
             "seconds": max(0.0, round(lease.until - time.time(), 1)),
-            "record": self._shown(row),
+            "record": self._shown(row, who),
         }
 
-    def _shown(self, row: Any) -> dict[str, Any]:
-        """Return what a reviewer sees: of a blind record nothing that the gate thought of it."""
+    def _shown(self, row: Any, who: Who) -> dict[str, Any]:
+        """Return what a reviewer sees: of a blind record nothing that the gate thought of it, nor what others made of it."""
         reading = decode_value(row.value, "auto")
         suspect = {} if row.blind else {str(path): float(weight) for path, weight in json.loads(row.suspect)}
         shown: dict[str, Any] = {
             "blind": row.blind,
-            "look": row.look,
             "content_type": row.content_type,
             "key": None if row.key is None else row.key.decode("utf-8", "replace")[:MOST_CHARACTERS],
             "timestamp_ms": row.timestamp_ms,
@@ -195,10 +205,12 @@ class Answers:
                 {"decision_id": name, "source": source, "timestamp_ms": time_ms, "text": _one_line(value)}
                 for name, source, time_ms, value in self._store.earlier(row.key, row.timestamp_ms, MOST_EARLIER)
             ],
-            "reached_clean": row.reached_clean,
+            # a second look is asked for after a "wrong", and a release tells of a "right"
+            "reached_clean": row.reached_clean and (not row.blind or row.verdict_by == who.name),
         }
         if not row.blind:
             shown |= {
+                "look": row.look,
                 "p_chosen": row.p_chosen,
                 "threshold": row.threshold,
                 "reason": row.reason,

@@ -179,7 +179,8 @@ class Store:
             return None
         if len(by_reviewer) > 1:
             return CONFLICT if len(set(by_reviewer.values())) > 1 else None
-        needs_second = (said[-1].source == "audit" and said[-1].verdict == "wrong") or ticket(decision_id, "second") < self._second_share
+        is_drawn = said[-1].blind or said[-1].source == "audit"  # held or not, a certificate counts what the flat lottery drew
+        needs_second = (is_drawn and said[-1].verdict == "wrong") or ticket(decision_id, "second") < self._second_share
         return SECOND if needs_second else None
 
     # --- reading
@@ -229,6 +230,14 @@ class Store:
         leased = of(LEASED) + of(PUBLISHING) - lapsed_count
         second, conflict = number.get((OPEN, SECOND), 0), number.get((OPEN, CONFLICT), 0)
         return Counts(of(OPEN) + lapsed_count, leased, of(DONE), second, conflict, done_today)
+
+    def for_another(self, reviewer: str, *, is_lead: bool = False) -> int:
+        """Return how many open records wait for somebody else, because this reviewer has answered them already."""
+        mine = sa.exists().where(tables.verdicts.c.decision_id == tables.records.c.decision_id, tables.verdicts.c.reviewer == reviewer)
+        looks = (SECOND,) if is_lead else (SECOND, CONFLICT)
+        with self._engine.begin() as db:
+            wanted = sa.select(sa.func.count()).where(tables.records.c.state == OPEN, tables.records.c.look.in_(looks), mine)
+            return int(db.execute(wanted).scalar() or 0)
 
     def oldest_open_ms(self) -> int | None:
         """Return the timestamp of the oldest open record."""

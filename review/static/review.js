@@ -268,7 +268,8 @@ async function counts() {
       const shown = byId(`count-${name}`);
       if (shown) shown.textContent = count;
     }
-    if (current === null && !busy && found.open > 0) await refill();
+    byId("for-another").textContent = found.for_another ? `${words.for_another} ${found.for_another}. ${words.for_another_why}` : "";
+    if (current === null && !busy && found.open > found.for_another) await refill();
     if (byId("said").textContent === words.offline) say("");
   } catch { say(words.offline); }
 }
