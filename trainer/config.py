@@ -47,6 +47,9 @@ class TrainSettings(Table):
     """Expected share of the stream's right records that a trained model's threshold may hold, by its own calibrated P."""
     base: str | None = None
     """What every retraining starts from: starter directory, local model directory or hub name; unset trains the champion on."""
+    unlabelled: str | None = None
+    """FILE or topic:NAME whose records are corrupted for contrastive pairs; unset means the starter's own, in a cycle without one the
+    latest of `topics.records`."""
     noise: Literal["review", "smooth", "flip", "drop"] = "review"
     """What happens to verdicts that the others make improbable: left out and named for review, softened, turned round, dropped."""
     most_weight: Annotated[float, Field(ge=1)] = 4.0

@@ -41,10 +41,10 @@ from trainer.train import (
     learn_from,
     sample_ids,
     text_of_content,
-    unlabelled_of,
     words_of,
     workplace,
 )
+from trainer.unlabelled import say_if_none, stream_of_cycle
 from trainer.verdicts import Settled, Snapshot, read_snapshot, settle, weights_of
 
 log = logging.getLogger("winnow.train")
@@ -82,7 +82,7 @@ def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlab
     words = words_of(base, settings)
     longest = min(settings.max_length, base.model.config.max_position_embeddings)
     encoder = Encoder(base.tokenizer, words, "chat@1", longest)
-    stream = unlabelled_of(base, unlabelled, tables)
+    stream = stream_of_cycle(base, unlabelled, tables, settings)
     snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
     sorted_ = sort(settle(snapshot.verdicts), settings)
     if not sorted_.learn:
@@ -92,6 +92,7 @@ def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlab
     flat = [Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6)) for each in sorted_.flat]  # held or not
     with workplace(settings) as work:
         learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
+        say_if_none(learned.contrastive, settings)
         p_stream = learned.p_of(sample_ids(encoder, stream) or learned.train_set.ids)
         wanted = right_held_threshold(p_stream, settings.right_held_share)
         certificate = _certificate(learned, sorted_.flat, p_stream, wanted.p_chosen, settings)

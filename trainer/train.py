@@ -24,13 +24,13 @@ from trainer.bases import Base, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
-from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, load_saved, read_unlabelled, rendered, verdict_pairs
+from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, rendered, verdict_pairs
 from trainer.publish import Facts, publish
 from trainer.reward import Trained, train_reward
+from trainer.unlabelled import say_if_none, unlabelled_of
 
 RENDERING: Rendering = "fields@1"
 SCORE_TOKENS = 8_192
-MOST_UNLABELLED = 20_000
 MOST_SCORED = 2_000
 
 
@@ -52,7 +52,7 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
     base = load_base(base_name)
     words = words_of(base, settings)
     encoder = Encoder(base.tokenizer, words, "chat@1", min(settings.max_length, base.model.config.max_position_embeddings))
-    stream = unlabelled_of(base, unlabelled, tables)
+    stream = unlabelled_of(base, unlabelled or settings.unlabelled, tables)
     with workplace(settings) as work:
         if data is None:
             return _publish_cold(registry, base, encoder, stream, settings, words, work)
@@ -129,6 +129,7 @@ def _publish_trained(
     if not learn:
         raise DataRefused(f"{data}: all {len(labelled)} records fall into the held-out part; give more records")
     learned = learn_from(base, encoder, learn, test, stream, settings, work)
+    say_if_none(learned.contrastive, settings)
     ids = sample_ids(encoder, stream) or learned.train_set.ids
     threshold = right_held_threshold(learned.p_of(ids), settings.right_held_share)
     facts = Facts(
@@ -185,13 +186,6 @@ def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
             f"train.verdict_words = {'/'.join(settings.verdict_words)}, but the starter was made with {'/'.join(cast(list[str], said))}"
         )
     return settings.verdict_words
-
-
-def unlabelled_of(base: Base, source: str | None, tables: Any) -> list[str]:
-    """Return the unlabelled stream: of FILE or topic:NAME, else what a starter kept beside its model."""
-    if source is not None:
-        return read_unlabelled(source, tables.kafka, MOST_UNLABELLED)
-    return load_saved(base.unlabelled)[:MOST_UNLABELLED] if base.unlabelled is not None and base.unlabelled.is_file() else []
 
 
 def text_of_content(content: str) -> str:

@@ -15,11 +15,14 @@ from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_HTML, REPORT_JSON
 from stream import wire
 from stream.config import GateSettings, KafkaSettings, TopicSettings
-from stream.records import Verdict
+from stream.decide import ticket
+from stream.records import Lottery, Verdict
 from tests.integration.conftest import send
+from trainer.bases import load_base
 from trainer.config import TrainSettings
 from trainer.cycle import as_fields, new_verdicts, run_cycle
 from trainer.train import train_and_publish
+from trainer.unlabelled import latest, stream_of_cycle
 from trainer.verdicts import read_snapshot
 
 pytestmark = pytest.mark.integration
@@ -107,8 +110,26 @@ def test_the_same_snapshot_again_gives_the_same_data_and_a_pin_holds(tables: Any
 def test_the_champion_itself_can_be_trained_on(tables: Any, starter_directory: Path) -> None:
     first = train_and_publish(tables, tables.train, str(starter_directory), None, None)
     say(tables, twins(60, 5))
-    cycle = run_cycle(tables, tables.train.model_copy(update={"noise": "smooth"}), None, None)
-    assert cycle.version.manifest.base == first.label
+    settings = tables.train.model_copy(update={"noise": "smooth"})
+    with pytest.raises(DataRefused, match="no unlabelled record in .* to mix in"):
+        run_cycle(tables, settings, None, None)
+    send(tables.kafka, tables.topics.records, [{"value": twin.value} for twin in twins(300, 15)])
+    cycle = run_cycle(tables, settings, None, None)
+    manifest = cycle.version.manifest
+    assert manifest.base == first.label
+    assert manifest.data_counts["contrastive"] == manifest.data_counts["train"], "verdicts are never trained on alone"
+
+
+def test_the_stream_of_a_cycle_is_the_latest_without_what_the_flat_lottery_draws(tables: Any, starter_directory: Path) -> None:
+    values = [b"record %d" % n for n in range(400)]
+    send(tables.kafka, tables.topics.records, [{"value": value, "partition": 0} for value in values])
+    tables.gate = GateSettings(audit_rate=0.25)
+    drawn = {n for n in range(400) if ticket(f"{tables.topics.records}:0:{n}", Lottery.FLAT) < 0.25}
+    assert drawn
+    base = load_base(str(starter_directory / "reward"))
+    found = stream_of_cycle(base, None, tables, tables.train)
+    assert found == [f"record {n}" for n in range(400) if n not in drawn]
+    assert [record.value for record in latest(tables.kafka, tables.topics.records, 30)] == values[-10:], "three partitions, ten of each"
 
 
 def test_two_records_again_and_again_are_refused(tables: Any, starter_directory: Path) -> None:

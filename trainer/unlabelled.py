@@ -1,0 +1,98 @@
+"""Where the unlabelled stream of a training comes from: a source that is named, what a starter kept, or the records topic.
+
+Leaves: contents as text, at most MOST_UNLABELLED. Of the records topic the latest are taken, without what the flat lottery
+draws there: a draw that is answered later is to certify models that have never read it.
+"""
+
+import sys
+from typing import Any
+
+from foundation.errors import DataRefused, TopicMissing
+from stream.boot import load_lotteries
+from stream.config import KafkaSettings
+from stream.decide import ticket
+from stream.decode import decode_value
+from stream.records import Content, Lottery, Record
+from stream.tail import Tail
+from trainer.bases import Base
+from trainer.config import TrainSettings
+from trainer.pairs import load_saved, read_unlabelled
+
+MOST_UNLABELLED = 20_000
+_MOST_PARTITIONS = 10_000
+_AT_THE_END = -1
+
+
+def unlabelled_of(base: Base, source: str | None, tables: Any) -> list[str]:
+    """Return the unlabelled stream: of FILE or topic:NAME, else what a starter kept beside its model."""
+    if source is not None:
+        return read_unlabelled(source, tables.kafka, MOST_UNLABELLED)
+    return load_saved(base.unlabelled)[:MOST_UNLABELLED] if base.unlabelled is not None and base.unlabelled.is_file() else []
+
+
+def stream_of_cycle(base: Base, source: str | None, tables: Any, settings: TrainSettings) -> list[str]:
+    """Return the stream that a cycle mixes in; without a source or a starter's own it is the records topic.
+
+    Raises DataRefused where there is nothing to mix in and `train.contrastive_per_verdict` asks for it.
+    """
+    records = tables.topics.records
+    named = source or settings.unlabelled
+    found = [] if named == f"topic:{records}" else unlabelled_of(base, named, tables)
+    if found or not settings.contrastive_per_verdict:
+        return found
+    try:
+        found = _undrawn(records, tables)
+    except TopicMissing:
+        found = []
+    if not found:
+        raise DataRefused(
+            f"there is no unlabelled record in {records} to mix in, and verdicts alone destroy what a model has learned; "
+            "set train.unlabelled, or train.contrastive_per_verdict = 0"
+        )
+    return found
+
+
+def say_if_none(pairs: int, settings: TrainSettings) -> None:
+    """Say on stderr that a training went without contrastive pairs although they were asked for."""
+    if not pairs and settings.contrastive_per_verdict:
+        print("unlabelled: no contrastive pairs were mixed in; give --unlabelled or set train.unlabelled", file=sys.stderr)  # noqa: T201
+
+
+def _undrawn(topic: str, tables: Any) -> list[str]:
+    """Return the latest readable records of the records topic that the flat lottery leaves alone."""
+    lotteries = load_lotteries(tables.gate)
+    found = []
+    for record in latest(tables.kafka, topic, MOST_UNLABELLED):
+        if record.value is None or not isinstance(decode_value(record.value, "auto"), Content):
+            continue
+        if ticket(record.decision_id, Lottery.FLAT, lotteries.key) >= lotteries.flat:
+            found.append(record.value.decode("utf-8"))
+    return found
+
+
+def latest(kafka: KafkaSettings, topic: str, count: int) -> list[Record]:
+    """Return about the last `count` committed records, the same number of every partition; never reads more than twice that.
+
+    Raises BrokerUnreachable, TopicMissing.
+    """
+    # begun at its end a partition answers with its end; those that are not there keep what they were given
+    everywhere = {(topic, partition): _AT_THE_END for partition in range(_MOST_PARTITIONS)}
+    ends = _read(kafka, topic, everywhere, 0)[1]
+    real = {place: end for place, end in ends.items() if end != _AT_THE_END}
+    each = -(-count // max(1, len(real)))
+    return _read(kafka, topic, {place: max(0, end - each) for place, end in real.items()}, 2 * count)[0]
+
+
+def _read(
+    kafka: KafkaSettings, topic: str, start: dict[tuple[str, int], int], most: int
+) -> tuple[list[Record], dict[tuple[str, int], int]]:
+    tail = Tail(kafka, [topic], start)
+    found: list[Record] = []
+    try:
+        for came in tail.to_end():
+            found += came[: most - len(found)]
+            if most and len(found) >= most:
+                break
+    finally:
+        tail.close()
+    return sorted(found, key=lambda record: (record.partition, record.offset)), dict(tail.next)
