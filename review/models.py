@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from foundation.errors import ModelRefused, RegistryUnreachable
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_JSON
 from review.auth import Who
@@ -26,7 +27,7 @@ class Models:
             "versions": versions,
             "aliases": aliases,
             "pinned": self._registry.is_pinned(),
-            "moves": sorted(moves, key=lambda move: str(move["time"]), reverse=True),
+            "moves": sorted(reversed(moves), key=lambda move: str(move["time"]), reverse=True),  # the later of one second first
         }
 
     def report(self, number: str) -> dict[str, Any]:
@@ -54,7 +55,16 @@ class Models:
         return {"pinned": False}
 
     def _version(self, number: int, aliases: dict[str, int]) -> dict[str, Any]:
-        version = self._registry.resolve(str(number))
+        """Return a version's row; one that cannot be read says so, and takes no other row with it."""
+        named = [name for name, at in aliases.items() if at == number]
+        try:
+            version = self._registry.resolve(str(number))
+        except RegistryUnreachable:
+            raise
+        except ModelRefused as error:
+            label = f"{self._registry.name}@{number}"
+            detail = str(error).split(" cannot be read: ")[-1]
+            return {"number": number, "version": label, "aliases": named, "unreadable": f"cannot be read: {detail}"}
         manifest = version.manifest
         return {
             "number": number,
@@ -66,5 +76,5 @@ class Models:
             "threshold": manifest.threshold.model_dump(mode="json"),
             "metrics": manifest.metrics,
             "data_counts": manifest.data_counts,
-            "aliases": [name for name, at in aliases.items() if at == number],
+            "aliases": named,
         }

@@ -109,7 +109,7 @@ function drawReport(root, report, words = REPORT_WORDS) {
 
   function table() {
     const rows = [];
-    const row = (name, ...cells) => rows.push(html("tr", "", Object.assign(html("th", name), {scope: "row"}), ...cells.map((cell) => html("td", cell))));
+    const row = (name, ...cells) => rows.push(html("tr", "", name ? Object.assign(html("th", name), {scope: "row"}) : html("td"), ...cells.map((cell) => html("td", cell))));
     const c = report.comparison;
     if (c) {
       row("", words.model, words.champion, "95 %");

@@ -3,6 +3,7 @@
 
 const mayMove = document.body.dataset.mayMove === "1";
 const REFRESH_MS = 5000;
+const COLUMNS = 6;
 let shownLast = "";
 
 function button(text, act) {
@@ -30,16 +31,24 @@ function certificateOf(threshold) {
   return `${words.not_certified}: ${threshold.reason}`;
 }
 
+const rollback = () => button(words.rollback, () => move("/api/rollback", `${words.rollback}?`));
+const heading = (version) => make("th", {scope: "row"}, `${version.version} ${version.aliases.map((name) => words[name] || name).join(", ")}`);
+
 function row(version) {
+  if (version.unreadable) return unreadableRow(version);
   const acts = [button(words.report, () => showReport(version))];
   const isChampion = version.aliases.includes("champion");
   if (mayMove && !isChampion) acts.push(button(words.promote, () => move(`/api/models/${version.number}/promote`, `${words.promote} ${version.version}?`)));
-  if (mayMove && isChampion) acts.push(button(words.rollback, () => move("/api/rollback", `${words.rollback}?`)));
-  const head = make("th", {scope: "row"}, `${version.version} ${version.aliases.map((name) => words[name] || name).join(", ")}`);
+  if (mayMove && isChampion) acts.push(rollback());
   const figures = Object.entries(version.metrics).map(([name, value]) => `${name} ${value.toFixed(4)}`).join(", ");
   const threshold = `${version.threshold.p_chosen.toFixed(4)} · ${certificateOf(version.threshold)}`;
   const cells = [version.created, version.method, figures, threshold].map((text) => make("td", {}, text));
-  return make("tr", {}, head, ...cells, make("td", {}, ...acts));
+  return make("tr", {}, heading(version), ...cells, make("td", {}, ...acts));
+}
+
+function unreadableRow(version) {
+  const acts = mayMove && version.aliases.includes("champion") ? [rollback()] : [];
+  return make("tr", {}, heading(version), make("td", {colspan: COLUMNS - 2}, version.unreadable), make("td", {}, ...acts));
 }
 
 async function refresh() {

@@ -1,13 +1,19 @@
 """What the tests of the review service share: records as the gate leaves them, and a reviewer's browser without the browser."""
 
 import json
+import random
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from starlette.testclient import TestClient
 
 from demo.ledger import messages
+from model_registry.config import RegistrySettings
+from model_registry.manifest import Calibration, Fingerprint, Manifest, Threshold, files_of
+from model_registry.registry import Registry, Version
+from model_registry.report import REPORT_JSON, Report
 from review.serve import Service
 from tests.integration.conftest import wait_until
 
@@ -77,3 +83,43 @@ def released(tables: SimpleNamespace, at_least: int = 0) -> list[Any]:
 
 def come(page: Page, count: int) -> None:
     wait_until(lambda: page.get("/api/counts")["open"] >= count, 30)
+
+
+def published(url: str, place: Path, name: str, report: Report | None = None) -> Version:
+    """Publish a version of a few bytes, with a training report where one is given."""
+    prepared = place / name
+    prepared.mkdir()
+    (prepared / "weights").write_text(name)
+    if report is not None:
+        (prepared / REPORT_JSON).write_text(json.dumps(report._asdict(), ensure_ascii=False), encoding="utf-8")
+    made = Manifest(
+        name="winnow", base="b", method="full", created="2026-01-01T00:00:00+00:00", verdict_words=("正确", "错误"),
+        rendering="fields@1", encoding="chat@1", pad_id=0, eos_id=1, max_length=10, calibration=Calibration(),
+        threshold=Threshold(p_chosen=0.5, chosen_by="test", reason="only 12 flat draws; 299 are needed"),
+        fingerprint=Fingerprint(texts=(), rewards=()), metrics={"auroc": 0.91}, settings={}, files=files_of(prepared),
+    )  # fmt: skip
+    return Registry(RegistrySettings(url=url)).publish(prepared, made)
+
+
+def a_report(**other: Any) -> Report:
+    """A report such as a cycle writes, of 400 held-out records and 300 draws that were never judged by any model."""
+    dice = random.Random(7)
+    right = [dice.random() < 0.9 for _ in range(400)]
+    p = [round(min(1.0, max(0.0, dice.gauss(0.85 if good else 0.35, 0.15))), 6) for good in right]
+    before = [round(min(1.0, max(0.0, dice.gauss(0.75 if good else 0.5, 0.2))), 6) for good in right]
+    wrong = [dice.random() < 0.1 for _ in range(300)]
+    p_flat = [round(min(1.0, max(0.0, dice.gauss(0.35 if bad else 0.85, 0.15))), 6) for bad in wrong]
+    found = Report(
+        losses=[(step, round(0.7 / (1 + step / 10), 4)) for step in range(0, 100, 5)],
+        p_test=p, is_right=right, p_before=before, threshold=0.6, threshold_before=0.55,
+        p_stream=[round((n / 200) ** 0.4, 6) for n in range(201)], p_flat=p_flat, flat_is_wrong=wrong,
+        certificate={"alpha": 0.05, "delta": 0.05, "n": 260, "wrong": 5, "threshold": 0.62}, certificate_reason=None,
+        wrong_passed=(0.012, 0.004, 0.03),
+        comparison={
+            "auroc": 0.96, "auroc_champion": 0.93, "auroc_low": 0.01, "auroc_high": 0.05,
+            "recall": 0.9, "recall_champion": 0.7, "recall_low": 0.1, "recall_high": 0.3,
+        },
+        findings=["31 records read the same as another one"], suspects=["in:0:1"], counts={"train": 900, "test": 400},
+        snapshot="sha256:" + "0" * 64,
+    )  # fmt: skip
+    return found._replace(**other)
