@@ -108,8 +108,8 @@ class LiveView:
             Text(f"{rate:.0f} records/s"),
         )
         held = Table(title="last held", title_justify="left", expand=False)
-        held.add_column("reason")
-        held.add_column("P(right)")
+        held.add_column("reason", min_width=17)  # the record gives way on a narrow screen
+        held.add_column("P(right)", min_width=8)
         held.add_column("record", no_wrap=True, overflow="ellipsis", max_width=_WIDTH)
         for reason, p, value in self._held:
             held.add_row(reason, p, as_shown(value))
