@@ -36,7 +36,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from trainer.config import TrainSettings
 
 PART_RECORDS = 5_000
-STARTER_MINUTES = 2.5
+STARTER_MINUTES = 2.0
 PARTITIONS = 4
 REVIEWERS = 8
 METRICS_PORT = 9464
@@ -93,14 +93,14 @@ def _accounts(place: Path) -> list[Account]:
 
 def _tables(address: str, place: Path, port: int, *, keep: bool) -> SimpleNamespace:
     # a day's stream goes by in seconds, so that much more of it must be looked at than anybody would of a real one
-    lotteries = {"audit_rate": 0.1, "audit_extra_rate": 0.25, "audit_near": 3.0}
+    lotteries = {"audit_rate": 0.1, "audit_extra_rate": 0.5, "audit_near": 4.0}
     gate = GateSettings(rules_file=RULES, metrics_port=METRICS_PORT if keep else 0, watch_seconds=0.5, **lotteries)
     return SimpleNamespace(
         kafka=KafkaSettings(bootstrap_servers=address),
         topics=TopicSettings(),
         gate=gate,
         registry=RegistrySettings(url=str(place / "registry")),
-        train=TrainSettings(alpha=0.05, contrastive_per_verdict=1.5, epochs=3, held_out_share=0.5),
+        train=TrainSettings(alpha=0.05, contrastive_per_verdict=1.0, epochs=2.5, held_out_share=0.5),
         review=ReviewSettings(port=port, users_file=place / "users.toml", database_url=f"sqlite:///{place}/review.sqlite3"),
     )
 
