@@ -71,7 +71,7 @@ class ReadingProcess:
                 return _answer_of(connection, values)
             finally:
                 self._answering.release()
-        except (OSError, EOFError, ValueError, WinnowError) as error:
+        except (OSError, EOFError, ValueError, TypeError, WinnowError) as error:  # TypeError: closed by the other thread while writing
             what = {"error": type(error).__name__, "detail": str(error)}
             log.error("the reading process failed, the gate reads itself", extra=what)  # noqa: TRY400
             if connection is not None and connection is self._connection:
@@ -216,7 +216,8 @@ def _take_in(connection: Connection, waiting: "SimpleQueue[list[memoryview] | No
 
 def main() -> None:
     """Read batches until the gate closes the line or ends, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group of processes; the gate drains first
+        signal.signal(number, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     with suppress(EOFError, OSError):
         try:

@@ -176,8 +176,10 @@ def _pattern_of(pre_tokenizer: dict[str, Any] | None) -> str | None:
     is_plain = split.get("type") == "Split" and split.get("behavior") == "Isolated" and not split.get("invert")
     if not is_plain or last.get("use_regex", True):
         return None
-    said = split["pattern"]
-    return str(said["Regex"]) if "Regex" in said else re.escape(said["String"])
+    pattern = str(split["pattern"].get("Regex", ""))
+    # tiktoken drops what lies between two matches, so every character must belong to one: letters, digits, the rest, spaces
+    is_total = pattern.endswith(_LOOK_AHEAD) and all(part in pattern for part in (r"\p{L}+", r"\p{N}", r"[^\s\p{L}\p{N}]+"))
+    return pattern if is_total else None
 
 
 def _ranks_of(vocab: dict[str, int], merges: Sequence[Sequence[str] | str], control_ids: frozenset[int]) -> dict[bytes, int] | None:

@@ -144,7 +144,10 @@ def test_what_is_not_known_to_be_the_same_is_asked_as_it_is() -> None:
     prefixed = Tokenizer.from_str(prefixed.to_str())
     prefixed.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     merging_out_of_order["model"]["merges"].reverse()
-    for backend in (words, prefixed, Tokenizer.from_str(json.dumps(merging_out_of_order))):
+    partial = Tokenizer.from_str(_byte_level("qwen2").to_str())
+    digits = pre_tokenizers.Split(Regex(r"\p{N}"), behavior="isolated")
+    partial.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    for backend in (words, prefixed, partial, Tokenizer.from_str(json.dumps(merging_out_of_order))):
         plain = PlainTokenizer(backend)
         assert not plain.is_quick
         assert _ids(plain, ["a a", "b"]) == [backend.encode("a a").ids, backend.encode("b").ids]
