@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from foundation.errors import SettingInvalid
 from model_registry.config import RegistrySettings
-from model_registry.registry import Registry
+from model_registry.registry import Registry, Version
 from stream.cluster import look_at_cluster, topic_names
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
@@ -40,16 +40,19 @@ def run_gate(
 ) -> None:
     """Run one gate until SIGTERM, Ctrl-C or idleness. The model is loaded and warm before the group is joined."""
     rules = Rules.load(gate.rules_file)
-    model = None
-    versions = None
+    version = versions = None
     if gate.mode != "rules":
         versions = Registry(registry)
         version = versions.verified(gate.model)
         look_at_cluster(kafka, topic_names(topics, with_audit=_may_audit(gate)), topics.records)
-        from stream.live_model import load_live_model  # torch takes seconds: what can be refused without it was
+    # the model is this call's alone: kept here, it would outlive its swap
+    run_with_model(kafka, topics, gate, rules, None if version is None else _loaded(version, gate), until_idle_seconds, step, versions)
 
-        model = load_live_model(version, gate)
-    run_with_model(kafka, topics, gate, rules, model, until_idle_seconds, step, versions)
+
+def _loaded(version: Version, gate: GateSettings) -> "LiveModel":
+    from stream.live_model import load_live_model  # torch takes seconds: what can be refused without it was
+
+    return load_live_model(version, gate)
 
 
 def run_with_model(
@@ -93,6 +96,7 @@ def run_with_model(
         gc.freeze()  # what lives now lives for ever
         gc.set_threshold(*COLLECT_EVERY)
         sys.setswitchinterval(_SWITCH_SECONDS)
+        del service, model  # what a swap replaces, its process too, must not live on here
         follower.start()
         running.run(stop, until_idle_seconds)
 

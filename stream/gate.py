@@ -71,6 +71,7 @@ class FloodGuard:
     def __init__(self, judge: Judge) -> None:
         """Start empty: there is no share before a thousand records."""
         self.raised = False
+        self.asked = False
         self._judge = judge
         self._held: deque[bool] = deque(maxlen=FLOOD_RECORDS)
         self._by_model: deque[bool] = deque(maxlen=FLOOD_RECORDS)
@@ -359,9 +360,10 @@ class Gate:
         if is_flood and not self._flood.raised:
             said = {"held_share": round(shares.held, 3), "held_by_model": round(shares.by_model, 3)}
             log.error("too much is held", extra={**said, "gate.max_hold_share": self._most_held})
-            model = service.judge.model
-            if self._rolls_back and model is not None and shares.by_model > self._most_held:  # else the rules hold it
-                self._follower.flooded(model.digest)
+        model, is_models = service.judge.model, shares.by_model > self._most_held  # else the rules hold it
+        if self._rolls_back and model is not None and is_models and not self._flood.asked:
+            self._follower.flooded(model.digest)
+        self._flood.asked = is_models
         self._flood.raised = is_flood
         self._metrics.flood.set(is_flood)
 

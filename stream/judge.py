@@ -54,7 +54,11 @@ class Judge:
     def read(self, records: Sequence[Record]) -> Read:
         """Host half, stages 1 to 3b."""
         values = [record.value for record in records]
-        return Read(records, self._form, [record.decision_id for record in records], self._reads.read(values))
+        names, readings = [record.decision_id for record in records], self._reads.read(values)
+        for name, unread in zip(names, readings.unread, strict=True):
+            if unread is not None and unread.reason is Reason.SCORER_FAILED:
+                log.error("a record could not be read", extra={"decision_id": name, "error": unread.detail.partition(":")[0]})
+        return Read(records, self._form, names, readings)
 
     def decide(self, read: Read) -> list[Decision]:
         """Device half: 3c batches and 3d rewards, then 4 decisions."""

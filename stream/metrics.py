@@ -69,7 +69,7 @@ class GateMetrics:
         self.shadow = Info("winnow_shadow", "The challenger in shadow: label and digest as loaded.", registry=self.registry)
         self.held_share = self._gauge("winnow_held_share", "Held share of the last 1,000 records, by rules or model.")
         self.flood = self._gauge("winnow_flood", "1 while the held share is above gate.max_hold_share, else 0.")
-        for what in ("model", "shadow", "rules", "missing", "unreadable"):
+        for what in ("model", "shadow", "rules", "missing", "unreadable", "unreachable"):
             self.refused.labels(what)
         for lottery in Lottery:
             self.audited.labels(lottery.value)

@@ -3,7 +3,6 @@
 Enters: values. Leaves: Readings, in their order. Knows no reward and no threshold.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,8 +13,6 @@ from stream.records import Content, Reason, Record, Unread, Violation
 from stream.render import Rendering, text_of
 from stream.rules import Rules
 from stream.tokenise import Encoded
-
-log = logging.getLogger("winnow.judge")
 
 Encode = Callable[[Sequence[str]], Encoded]
 
@@ -68,7 +65,6 @@ class Reader:
             if len(values) > 1:
                 middle = len(values) // 2
                 return _joined(self.read(values[:middle]), self.read(values[middle:]))
-            log.error("a record could not be read", extra={"error": type(error).__name__})  # noqa: TRY400
             return Readings([Unread(Reason.SCORER_FAILED, f"{type(error).__name__}: {error}"[:500])], [()], [], Encoded.of([]))
 
     def _read(self, values: Sequence[bytes | None]) -> Readings:

@@ -1,7 +1,7 @@
 """Stages 1 to 3b in a process of their own: reading a record costs as much as routing it, and one interpreter has one lock.
 
-    gate:    lengths_N, the values end to end                   -> process
-    process: asked_K, lengths_K, ids flat, what is odd as JSON  -> gate
+    gate:    number, lengths_N, the values end to end                   -> process
+    process: number, asked_K, lengths_K, ids flat, what is odd as JSON  -> gate
 
 Numbers are int32; a length is LEFT_OUT where there is no value or the record is too long. Nothing is pickled. When the
 process fails, the gate reads the batch itself and starts another; nothing is lost.
@@ -10,13 +10,16 @@ process fails, the gate reads the batch itself and starts another; nothing is lo
 import gc
 import json
 import logging
+import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 import weakref
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +31,7 @@ import numpy as np
 import orjson
 from tokenizers import Tokenizer
 
+from foundation import logs
 from foundation.errors import WinnowError
 from stream.config import GateSettings
 from stream.read import Reader, Readings
@@ -44,39 +48,36 @@ log = logging.getLogger("winnow.judge")
 # batches die young and in no cycles: looking at every 700 objects, as the collector does unasked, costs a tenth
 COLLECT_EVERY = (200_000, 20, 50)
 _START_SECONDS = 60.0
-_ANSWER_SECONDS = 60.0
+_ANSWER_SECONDS = 60
 _END_SECONDS = 5.0
+_PAUSE_SECONDS = 10.0
 
 
 class ReadingProcess:
     """A Reader that works elsewhere. Two threads may call `read`: the second batch is sent while the first is being read."""
 
     def __init__(self, settings: GateSettings, rules: Rules, model: "LiveModel | None", here: Reader) -> None:
-        """Start the process and wait until it is ready; `here` reads when it cannot. Raises WinnowError."""
+        """Start the process and wait until it is ready; `here` reads whenever it cannot."""
         self._here = here
         self._setup = _setup_of(settings, rules, model)
         self._sending, self._answering = Lock(), Lock()
         self._connection: Connection | None = None
-        self._start()
+        self._asked = 0
+        self._not_before = 0.0
+        try:
+            self._start()
+        except (OSError, WinnowError) as error:
+            _say(error)
 
     def read(self, values: Sequence[bytes | None]) -> Readings:
         """Return what Reader.read would."""
-        connection = None
         try:
-            with self._sending:
-                connection = self._connection or self._start()
-                _send(connection, _lengths_of(values), b"".join([value for value in values if value]))
-                self._answering.acquire()  # answers come in the order of the questions
-            try:
-                return _answer_of(connection, values)
-            finally:
-                self._answering.release()
+            return self._read(values)
         except (OSError, EOFError, ValueError, TypeError, WinnowError) as error:  # TypeError: closed by the other thread while writing
-            what = {"error": type(error).__name__, "detail": str(error)}
-            log.error("the reading process failed, the gate reads itself", extra=what)  # noqa: TRY400
-            if connection is not None and connection is self._connection:
-                self.close()
-            return self._here.read(values)
+            _say(error)
+        except _Waiting:
+            pass
+        return self._here.read(values)
 
     def close(self) -> None:
         """End the process; the next read starts another."""
@@ -84,8 +85,36 @@ class ReadingProcess:
             self._connection = None
             self._end()
 
+    def _read(self, values: Sequence[bytes | None]) -> Readings:
+        with self._sending:
+            connection = self._connection or self._start()
+            self._asked += 1
+            number = self._asked
+            with self._given_up_on_failure(connection):
+                _send(connection, np.array([number], dtype=np.int32), _lengths_of(values), b"".join([value for value in values if value]))
+            self._answering.acquire()  # answers come in the order of the questions
+        try:
+            with self._given_up_on_failure(connection):  # before anybody else may ask it for an answer
+                return _answer_of(connection, number, values)
+        finally:
+            self._answering.release()
+
+    @contextmanager
+    def _given_up_on_failure(self, connection: Connection) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if connection is self._connection:
+                self.close()
+            raise
+
     def _start(self) -> Connection:
+        if time.monotonic() < self._not_before:
+            raise _Waiting
+        self._not_before = time.monotonic() + _PAUSE_SECONDS  # what cannot start would cost every batch another try
         ours, theirs = socket.socketpair()
+        for direction in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # a stopped process must not stop the gate
+            ours.setsockopt(socket.SOL_SOCKET, direction, struct.pack("ll", _ANSWER_SECONDS, 0))
         with theirs:
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "stream.reading_process", str(theirs.fileno())],
@@ -107,14 +136,25 @@ class ReadingProcess:
         return connection
 
 
+class _Waiting(Exception):  # noqa: N818
+    """A process failed a moment ago, and none is started yet."""
+
+
+def _say(error: Exception) -> None:
+    what = {"error": type(error).__name__, "detail": str(error)}
+    log.error("the reading process failed, the gate reads itself", extra=what)
+
+
 def _lengths_of(values: Sequence[bytes | None]) -> Ids:
     return np.array([LEFT_OUT if value is None else len(value) for value in values], dtype=np.int32)
 
 
-def _answer_of(connection: Connection, values: Sequence[bytes | None]) -> Readings:
+def _answer_of(connection: Connection, number: int, values: Sequence[bytes | None]) -> Readings:
     if not connection.poll(_ANSWER_SECONDS):
         raise TimeoutError(f"no answer in {_ANSWER_SECONDS:g} seconds")
-    asked, lengths_K, flat, odd = _receive(connection)
+    answered, asked, lengths_K, flat, odd = _receive(connection)
+    if _ids(answered).tolist() != [number]:
+        raise ValueError(f"an answer to batch {_ids(answered).tolist()} where {number} was asked for")
     unread: list[Unread | None] = [None] * len(values)
     violations: list[tuple[Violation, ...]] = [()] * len(values)
     said = orjson.loads(odd)
@@ -145,27 +185,29 @@ def _ids(part: memoryview) -> Ids:
 
 
 def _end(connection: Connection, process: "subprocess.Popen[bytes]") -> None:
-    """Close the line, which ends the process. Its end is awaited elsewhere: a swap of models must not wait for it."""
-    with suppress(OSError):
-        connection.close()
+    """Shut the line, which ends the process. Its end is awaited elsewhere: a swap of models must not wait for it."""
+    with suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)  # who is writing to it hears at once; it is closed when the process is gone
     try:
-        Thread(target=_await_end, args=(process,), daemon=True).start()
+        Thread(target=_await_end, args=(connection, process), daemon=True).start()
     except RuntimeError:  # the interpreter is ending, and starts no more threads
-        _await_end(process)
+        _await_end(connection, process)
 
 
-def _await_end(process: "subprocess.Popen[bytes]") -> None:
+def _await_end(connection: Connection, process: "subprocess.Popen[bytes]") -> None:
     try:
         process.wait(_END_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    with suppress(OSError):
+        connection.close()
 
 
 def _setup_of(settings: GateSettings, rules: Rules, model: "LiveModel | None") -> dict[str, Any]:
     setup: dict[str, Any] = {
         "form": settings.format,
-        "rules_file": None if rules.path is None else str(rules.path.resolve()),
+        "rules_file": None if rules.path is None else str(rules.path.absolute()),
         "rules_digest": rules.digest,
         "rendering": None,
     }
@@ -191,7 +233,7 @@ def _reader(setup: dict[str, Any]) -> Reader:
 
 def _answer(reader: Reader, connection: Connection, message: list[memoryview]) -> None:
     """Read one batch and send what came of it."""
-    lengths, joined = message
+    number, lengths, joined = message
     values: list[bytes | None] = []
     start = 0
     whole = joined.tobytes()
@@ -203,7 +245,7 @@ def _answer(reader: Reader, connection: Connection, message: list[memoryview]) -
         "unread": [(place, each.reason, each.detail) for place, each in enumerate(unread) if each is not None],
         "violations": [(place, list(map(list, broken))) for place, broken in enumerate(violations) if broken],
     }
-    _send(connection, np.array(asked, dtype=np.int32), encoded.lengths_N, encoded.flat, json.dumps(odd).encode())
+    _send(connection, _ids(number), np.array(asked, dtype=np.int32), encoded.lengths_N, encoded.flat, json.dumps(odd).encode())
 
 
 def _take_in(connection: Connection, waiting: "SimpleQueue[list[memoryview] | None]") -> None:
@@ -218,6 +260,7 @@ def main() -> None:
     """Read batches until the gate closes the line or ends, however it ends."""
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to a whole group of processes; the gate drains first
         signal.signal(number, signal.SIG_IGN)
+    logs.set_up()
     connection = Connection(int(sys.argv[1]))
     with suppress(EOFError, OSError):
         try:

@@ -11,6 +11,7 @@ import secrets
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -60,7 +61,16 @@ class PlainTokenizer:
         spec |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         self._any = Tokenizer.from_str(json.dumps(spec))
         self._quick = QuickBpe.of(spec, self.control_ids)
+        if self._quick is not None and not self._agrees_on_every_token(self._quick, backend):
+            self._quick = None
         self._longest_token_bytes = max((len(token.encode()) for token in backend.get_vocab()), default=1)
+
+    def _agrees_on_every_token(self, quick: "QuickBpe", backend: Tokenizer) -> bool:
+        """Whether the text of every token comes out the same: merges may make a token's bytes by another way than its own."""
+        texts = [text for text in (backend.decode([number]) for number in sorted(backend.get_vocab().values())) if "\ufffd" not in text]
+        expected = self._any.encode_batch_fast(texts, add_special_tokens=False)
+        found = quick.encode(texts).split()
+        return all(ids is not None and ids.tolist() == each.ids for ids, each in zip(found, expected, strict=True))
 
     @property
     def is_quick(self) -> bool:
@@ -87,7 +97,8 @@ class PlainTokenizer:
 
     def _encode(self, texts: Sequence[str]) -> "Encoded":
         if self._quick is not None and texts:
-            return self._quick.encode(texts)
+            with suppress(ValueError):  # a million spaces in a row are too deep for its pattern
+                return self._quick.encode(texts)
         found = self._any.encode_batch_fast(texts, add_special_tokens=False) if texts else []
         return Encoded.of([self._allowed(text, each.ids) for text, each in zip(texts, found, strict=True)])
 

@@ -15,6 +15,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
+from foundation.errors import ModelRefused
 from stream.batching import batches
 from stream.encode import Encoder
 from stream.score import read_rewards, shared_batch
@@ -29,16 +30,26 @@ _BATCH_TOKENS = 4_096
 
 
 def doubts(model: "JointModel", source: "PairSource") -> list[float]:
-    """Return the probability to be wrong of every record of the source, in order; 0 for those beyond MOST_DOUBTED."""
-    of_records = look(model, source.encoder, source.ids[:MOST_DOUBTED])
-    of_copies = look(model, source.encoder, source.copies(min(len(source), MOST_COPIES)))
+    """Return the probability to be wrong of every record of the source, in order.
+
+    Of a long stream an even sample is looked at and the others are not doubted; without a copy to compare with nothing is.
+    Raises ModelRefused where the training has diverged.
+    """
+    step = -(-len(source) // MOST_DOUBTED)
+    copies = source.copies(min(len(source), MOST_COPIES))
+    found = np.zeros(len(source))
+    if not copies:
+        return [float(doubt) for doubt in found]
+    of_records, of_copies = look(model, source.encoder, source.ids[::step]), look(model, source.encoder, copies)
     features = np.concatenate([of_records, of_copies])
+    if not np.isfinite(features).all():
+        raise ModelRefused("the starter's states are no longer finite: training has diverged; give it another --seed or fewer --steps")
     is_copy = np.repeat([0, 1], [len(of_records), len(of_copies)])
     scale = features.std(axis=0) + 1e-6
     judge = LogisticRegression(max_iter=500, class_weight="balanced").fit(features / scale, is_copy)
     log_odds = judge.decision_function(of_records / scale) + np.log(WRONG_PRIOR / (1 - WRONG_PRIOR))
-    found = [float(doubt) for doubt in 1 / (1 + np.exp(-log_odds))]
-    return found + [0.0] * (len(source) - len(found))
+    found[::step] = 1 / (1 + np.exp(-log_odds))
+    return [float(doubt) for doubt in found]
 
 
 def rows_looked_at(records: int) -> int:

@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
-from foundation.errors import DataRefused
+from foundation.errors import DataRefused, SettingInvalid
 from model_registry.manifest import digest_of_bytes, files_of
 from stream.encode import Encoder
 from stream.render import Rendered
@@ -192,7 +192,11 @@ def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encode
     look(rehearsal, encoder, sample)
     doubting_seconds = (time.perf_counter() - begun) / max(1, len(sample)) * rows_looked_at(len(source)) * len(DOUBTING_AT)
     torch.set_rng_state(state)
-    return max(1, int((minutes * 60 - doubting_seconds) / seconds_per_step))
+    steps = int((minutes * 60 - doubting_seconds) / seconds_per_step)
+    if steps < 1:
+        least = (doubting_seconds + seconds_per_step) / 60
+        raise SettingInvalid(f"--minutes {minutes:g} is less than one step and the look for doubtful records take here; the least is {least:.2g}")
+    return steps
 
 
 def _new_copy(model: JointModel) -> JointModel:

@@ -173,6 +173,20 @@ def test_a_flood_raises_the_alarm_and_asks_for_the_model_before(decision: Decisi
     assert metrics.flood._value.get() == 0
 
 
+def test_a_model_that_floods_beside_rules_is_rolled_back_all_the_same() -> None:
+    asks: list[str] = []
+    judge = Judge(GateSettings(), Rules(), None)
+    judge.model = SimpleNamespace(digest="sha256:1", records_per_second=1.0)  # type: ignore[assignment]
+    service, nothing = Service(judge, wire.Constants({})), SimpleNamespace()
+    settings = GateSettings(flood_rollback=True, max_hold_share=0.5)
+    it = Gate(nothing, nothing, service, SimpleNamespace(flooded=asks.append), nothing, GateMetrics(Rules()), Health(), settings)  # type: ignore[arg-type]
+    for _ in range(20):
+        it._watch_for_a_flood(service, [RULED] * 5 + [CLEAN] * 45)
+    for _ in range(20):  # the total crosses the limit before the model's own share does
+        it._watch_for_a_flood(service, [RULED] * 5 + [HELD] * 45)
+    assert asks == ["sha256:1"]
+
+
 def test_a_challenger_alone_is_no_swap(versions: SimpleNamespace) -> None:
     it = follower(versions, GateSettings(shadow_share=1.0))
     before = it._current

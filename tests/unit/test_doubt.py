@@ -75,13 +75,40 @@ def test_those_in_doubt_come_more_often_and_are_called_wrong(
 
 
 def test_a_doubted_record_pulls_the_other_way(hidden: tuple[list[Rendered], np.ndarray], learned: tuple[JointModel, Encoder]) -> None:
+    """What believing a record costs rises with its d when it is doubted, and falls when it is not."""
     model, encoder = learned
     given = PairSource(hidden[0], encoder, 4, 0).next()
-    torch.manual_seed(0)
-    believed, _ = model.loss(given._replace(doubt_N=torch.zeros(4)))
-    torch.manual_seed(0)
-    doubted, _ = model.loss(given._replace(doubt_N=torch.ones(4)))
-    assert believed.item() != pytest.approx(doubted.item())
+    head = model.reward.get_parameter("score.weight")
+    before = head.detach().clone()
+    contrastive = []
+    for doubt in (0.0, 1.0):
+        for scale in (1.0, 1.5):  # the head alone, so that every |d| grows by half
+            with torch.no_grad():
+                head.copy_(before * scale)
+            _, losses = model.loss(given._replace(doubt_N=torch.full((4,), doubt)))
+            contrastive.append(losses.contrastive)
+    with torch.no_grad():
+        head.copy_(before)
+    half = len(given.doubt_N)
+    rewards = look_at_d(model, given)
+    expected = [
+        (np.logaddexp(0, -sign * s * rewards[:half]).mean() + np.logaddexp(0, s * rewards[half:]).mean()) / 2
+        for sign in (1, -1)
+        for s in (1.0, 1.5)
+    ]
+    np.testing.assert_allclose(contrastive, expected, rtol=1e-4)
+
+
+def look_at_d(model: JointModel, given: joint.PairBatch) -> np.ndarray:
+    """Return raw d of every row of a batch."""
+    batch = given.batch
+    with torch.inference_mode():
+        hidden = model.lm.model(
+            input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
+        ).last_hidden_state
+        rewards_B2 = joint.read_rewards(model.reward, hidden, batch.pooled_B2)
+    d: np.ndarray = (rewards_B2[:, 0] - rewards_B2[:, 1]).numpy()
+    return d
 
 
 def test_learning_doubts_once_on_the_way(hidden: tuple[list[Rendered], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,17 @@ def _byte_level(kind: str) -> Tokenizer:
 _QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
+def test_merges_that_make_a_token_by_another_way_are_asked_as_they_are() -> None:
+    spec = json.loads(_byte_level("gpt2").to_str())
+    alphabet = [character for character in pre_tokenizers.ByteLevel.alphabet()]
+    merges = [["b", "c"], ["a", "b"], ["ab", "c"]]
+    spec["model"]["vocab"] = {token: place for place, token in enumerate([*sorted(alphabet), "bc", "ab", "abc"])}
+    spec["model"]["merges"] = merges
+    plain = PlainTokenizer(Tokenizer.from_str(json.dumps(spec)))
+    assert not plain.is_quick
+    assert _ids(plain, ["abc"]) == [[spec["model"]["vocab"]["a"], spec["model"]["vocab"]["bc"]]]
+
+
 def test_what_is_not_known_to_be_the_same_is_asked_as_it_is() -> None:
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
