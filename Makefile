@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-review clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-review clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -40,7 +40,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
 	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
 
-bench: bench-gate bench-crash bench-swap bench-review bench-honesty bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-crash bench-swap bench-review bench-honesty bench-noise bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(READY) ## the gate with a constant model against two bare exactly-once copies
 	@$(BIN)/python -m bench.gate
@@ -56,6 +56,9 @@ bench-review: $(READY) ## the review service killed 30 times under 10 reviewers;
 
 bench-honesty: $(READY) ## 1,000 simulated worlds: certificates hold, intervals cover
 	@$(BIN)/python -m bench.honesty
+
+bench-noise: $(READY) ## a fifth of 2,000 verdicts turned round: AUROC lost, turned ones found
+	@$(BIN)/python -m bench.noise $(ARGS)
 
 bench-addresses: $(READY) ## real Chinese addresses: starter, 300 verdicts, AUROC
 	@$(BIN)/python -m bench.addresses

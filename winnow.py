@@ -4,6 +4,7 @@ Every verb reads the same settings; stdout carries results, stderr progress and 
 foundation/errors.py.
 """
 
+import base64
 import json
 import os
 import sys
@@ -161,8 +162,13 @@ def train(
 ) -> None:
     """Train a reward model with TRL, evaluate it on held-out records, and publish it as a new version."""
     settings = settings_from(config)
+    from foundation.errors import SettingInvalid
     from trainer.train import train_and_publish, with_options
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SettingInvalid(
+            f"WORLD_SIZE = {os.environ['WORLD_SIZE']}: set train.processes to that and leave torchrun out, it is started here"
+        )
     options = {
         "method": "lora" if lora else None, "batch_size": batch_size, "epochs": epochs, "accumulation": accumulation,
         "learning_rate": learning_rate, "max_length": max_length, "gradient_checkpointing": gradient_checkpointing or None,
@@ -171,6 +177,8 @@ def train(
     }  # fmt: skip
     chosen = with_options(settings.train, options)
     if cycle or watch:
+        if data is not None:
+            raise typer.BadParameter("a cycle trains on the verdict topic; leave out --data, or --cycle and --watch", param_hint="--data")
         from trainer.cycle import as_fields, run_cycle
         from trainer.cycle import watch as watch_verdicts
 
@@ -237,19 +245,28 @@ def explain(
 
 @app.command()
 def erase(
-    key: Annotated[str, typer.Option(help="Key of the records, as producers write it.")],
+    key: Annotated[str | None, typer.Option(help="Key of the records, as producers write it.")] = None,
+    key_base64: Annotated[str | None, typer.Option(help="The same for keys that are no text.")] = None,
+    starter: Annotated[list[Path] | None, typer.Option(help="Starter whose unlabelled records are searched; default train.base.")] = None,
     config: Config = None,
 ) -> None:
-    """Erase a key's records from the review store, and say what Kafka still keeps."""
+    """Erase a key's records from the review store and from starters, and say what Kafka still keeps."""
     settings = settings_from(config)
+    raw = _key_of(key, key_base64)
     from review.store import opened
-    from stream.trace import kept_by_kafka
+    from stream.trace import of_key
+    from trainer.starter_files import erase_from_starters
 
+    kept, values = of_key(settings.kafka, settings.topics, raw)
     with opened(settings.review.database_url, settings.review.second_share) as store:
-        gone = store.erase(key.encode())
-    kept = kept_by_kafka(settings.kafka, settings.topics, key.encode())
+        values |= store.values_of(raw)
+        gone = store.erase(raw)
+    places = starter or ([Path(settings.train.base)] if settings.train.base is not None else [])
+    forgotten = erase_from_starters(places, values)
     told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
-    _result({"key": key, "erased": gone, "kept_by_kafka": kept}, f"{gone} records erased from the review store; Kafka still keeps: {told}")
+    said = f"{gone} records erased from the review store, {sum(forgotten.values())} from starters; Kafka still keeps: {told}"
+    shown = {"key": key} if key is not None else {"key_base64": key_base64}
+    _result({**shown, "erased": gone, "erased_from_starters": forgotten, "kept_by_kafka": kept}, said)
 
 
 @registry_app.command("list")
@@ -358,6 +375,16 @@ def demo(
     from demo.run import run_demo
 
     run_demo(records, keep=keep, seed=seed, rounds=rounds)
+
+
+def _key_of(key: str | None, key_base64: str | None) -> bytes:
+    """Return the key's bytes from one of two options."""
+    if (key is None) == (key_base64 is None):
+        raise typer.BadParameter("give --key or --key-base64, one of them", param_hint="--key")
+    try:
+        return key.encode() if key is not None else base64.b64decode(str(key_base64), validate=True)
+    except ValueError as error:
+        raise typer.BadParameter(f"{key_base64} is not base64: {error}", param_hint="--key-base64") from error
 
 
 def _registry(config: Path | None) -> Any:

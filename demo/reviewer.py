@@ -99,8 +99,10 @@ def _answer(address: str, account: Account, truth: Mapping[str, Truth], mistaken
                 continue
             heard = time.monotonic()
             is_mistaken = ticket(f"{account.name} {decision_id}", "mistake") < mistaken_share
-            verdict = "wrong" if truth[decision_id].is_wrong != is_mistaken else "right"
-            page.needed("POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict})
+            so = truth[decision_id]
+            verdict = "wrong" if so.is_wrong != is_mistaken else "right"
+            named = {"kind": so.kind, "field": so.field} if verdict == "wrong" and so.is_wrong else {}
+            page.needed("POST", verdict_path(decision_id), {"lease": lease["lease"], "verdict": verdict, **named})
             verdicts, mistakes = verdicts + 1, mistakes + is_mistaken
     finally:
         page.close()

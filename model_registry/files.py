@@ -1,6 +1,7 @@
 """The registry on a file system: versions/N directories that never change, aliases/NAME.json that are replaced.
 
-A version is written aside, synced, renamed: it is whole or it is not there. Aliases move under one lock.
+A version is written aside, synced, renamed: it is whole or it is not there; what a dead writer left aside, the next one
+removes. Aliases move under one lock.
 """
 
 import fcntl
@@ -11,8 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from foundation.aside import held, sweep
 from foundation.errors import FileChanged, ModelRefused
 from model_registry.manifest import MANIFEST, Manifest, verify_files
+
+_WRITING = ".writing-"
 
 
 class FileStore:
@@ -59,16 +63,19 @@ class FileStore:
         """Copy a prepared directory in as the next version, manifest last; the source stays. Raises FileChanged."""
         versions = self.root / "versions"
         versions.mkdir(parents=True, exist_ok=True)
-        aside = versions / f".writing-{uuid.uuid4().hex}"
+        sweep(versions, f"{_WRITING}*")
+        aside = versions / f"{_WRITING}{uuid.uuid4().hex}"
+        aside.mkdir()
         try:
-            shutil.copytree(prepared, aside)
-            verify_files(aside, manifest)
-            (aside / MANIFEST).write_bytes(manifest.to_bytes())
-            for path in [*aside.rglob("*"), aside]:
-                _sync(path)
-            with self._lock():
-                number = max(self.numbers(), default=0) + 1
-                aside.rename(versions / str(number))
+            with held(aside):
+                shutil.copytree(prepared, aside, dirs_exist_ok=True)
+                verify_files(aside, manifest)
+                (aside / MANIFEST).write_bytes(manifest.to_bytes())
+                for path in [*aside.rglob("*"), aside]:
+                    _sync(path)
+                with self._lock():
+                    number = max(self.numbers(), default=0) + 1
+                    aside.rename(versions / str(number))
             _sync(versions)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
@@ -99,6 +106,8 @@ class FileStore:
     def _replace(self, name: str, content: bytes) -> None:
         directory = self.root / "aliases"
         directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.glob(f".{name}-*"):  # of somebody who died here: the lock is ours
+            left.unlink()
         aside = directory / f".{name}-{uuid.uuid4().hex}"
         aside.write_bytes(content)
         _sync(aside)

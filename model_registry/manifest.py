@@ -75,6 +75,7 @@ class Manifest(BaseModel):
     data_digest: str | None = None
     data_counts: dict[str, int] = {}
     verdict_offsets: dict[str, int] = {}
+    verdict_digest: str | None = None
     files: dict[str, str]
 
     def to_bytes(self) -> bytes:

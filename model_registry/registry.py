@@ -103,13 +103,16 @@ class Registry:
         return self.point(CHAMPION, str(version.number), "promoted", pinned=False)
 
     def advance(self, reference: str, over: str | None, why: str) -> bool:
-        """Make a version the champion if that of digest `over` still is and no rollback has pinned it; return whether it is now."""
+        """Make a version the champion if that of digest `over` still is and no rollback has pinned it; return whether it is now.
+
+        over None: if there is no champion yet.
+        """
         version = self.verified(reference)
 
         def step(old: Alias | None) -> Alias | None:
-            if old is not None and old.pinned:
-                return None
-            if over is not None and self.resolve(str(self._some(CHAMPION, old).version)).digest != over:
+            if over is None:
+                return moved(old, version.number, why, pinned=False) if old is None else None
+            if self.resolve(str(self._some(CHAMPION, old).version)).digest != over or (old is not None and old.pinned):
                 return None
             return moved(old, version.number, why, pinned=False)
 

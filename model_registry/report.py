@@ -16,20 +16,28 @@ ASSETS = Path(__file__).parent / "assets"
 class Report(NamedTuple):
     """What a training measured.
 
-    losses: (step, loss). p_test, is_right: held-out records under the new model; p_before under the champion of then.
-    p_stream: 201 quantiles of p_chosen over unlabelled records. p_flat, flat_is_wrong: draws of the flat lottery.
-    wrong_passed: (estimate, low, high). suspects: decision ids whose verdicts are doubtful.
+    losses: (step, loss). p_test, is_right, test_weight: held-out records under the new model, and how many of the stream each
+    stands for. p_stream: 201 quantiles of p_chosen over unlabelled records. p_flat, flat_is_wrong, flat_weight: draws of the
+    flat lottery. What ends in _before is the same under the champion of then, None where there was none.
+    kinds: (kind, how many wrong held-out records, held by the new model, held by the champion), the most frequent first.
+    wrong_passed: (estimate, low, high). suspects: decision ids whose verdicts are doubtful. decision: whether it may take over,
+    why, and over which champion's digest.
     """
 
     losses: list[tuple[int, float]]
     p_test: list[float]
     is_right: list[bool]
+    test_weight: list[float]
     p_before: list[float] | None
     threshold: float
     threshold_before: float | None
     p_stream: list[float]
+    p_stream_before: list[float] | None
     p_flat: list[float]
+    p_flat_before: list[float] | None
     flat_is_wrong: list[bool]
+    flat_weight: list[float]
+    kinds: list[tuple[str, int, int, int | None]]
     certificate: dict[str, Any] | None
     certificate_reason: str | None
     wrong_passed: tuple[float, float, float] | None
@@ -38,6 +46,7 @@ class Report(NamedTuple):
     suspects: list[str]
     counts: dict[str, int]
     snapshot: str
+    decision: dict[str, Any] | None
 
 
 def as_html(report: Report, name: str) -> str:

@@ -42,7 +42,8 @@ class Accounts:
         with self._engine.begin() as db:
             db.execute(sa.insert(tables.trail).values(time=time.time(), who=who, what=what, detail=detail))
 
-    def trail(self, most: int) -> list[Any]:
-        """Return the newest lines of the trail."""
+    def trail(self, most: int) -> list[dict[str, Any]]:
+        """Return the newest lines of the trail: time (seconds), who, what, detail."""
         with self._engine.begin() as db:
-            return list(db.execute(sa.select(tables.trail).order_by(tables.trail.c.id.desc()).limit(most)))
+            lines = db.execute(sa.select(tables.trail).order_by(tables.trail.c.id.desc()).limit(most))
+            return [{"time": line.time, "who": line.who, "what": line.what, "detail": line.detail} for line in lines]

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from foundation.errors import KafkaRefused, WinnowError
+from foundation.reread import Reread
 from review.auth import LEAD, NotAllowed, Who
 from review.config import ReviewSettings
 from review.ingest import Ingest
@@ -53,7 +54,7 @@ class Deps(NamedTuple):
     ingest: Ingest
     publisher: Publisher
     releaser: Releaser
-    rules: Rules
+    rules: Reread[Rules]
     metrics: ReviewMetrics
 
 
@@ -216,7 +217,9 @@ class Answers:
                 "reason": row.reason,
                 "model": row.model,
                 "pattern": row.pattern,
-                "problems": [violation.detail or violation.rule for violation in self._rules.check([reading])[0] if violation.is_error],
+                "problems": [
+                    violation.detail or violation.rule for violation in self._rules.value.check([reading])[0] if violation.is_error
+                ],
             }
         return shown
 
@@ -260,7 +263,7 @@ class Answers:
         reading = decode_value(value, "json" if row.content_type == "json" else "auto")
         if not isinstance(reading, Content):
             raise AnswerInvalid(f"the correction cannot be read: {reading.reason} {reading.detail}".strip())
-        broken = [violation for violation in self._rules.check([reading])[0] if violation.is_error]
+        broken = [violation for violation in self._rules.value.check([reading])[0] if violation.is_error]
         if broken:
             raise AnswerInvalid("the correction breaks a rule: " + "; ".join(f"{each.rule} {each.detail}".strip() for each in broken))
         return value

@@ -42,6 +42,7 @@ log = logging.getLogger("winnow.review")
 HERE = Path(__file__).parent
 MOST_BODY_BYTES = 8_000_000
 MOST_GROUPS = 50
+TRAIL_LINES, MOST_NAME = 200, 64
 LANGUAGE_COOKIE = "winnow_language"
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -104,6 +105,7 @@ class Pages:
             ("POST", "/api/models/{id}/promote", OPERATOR, lambda who, _, request: models.promote(who, decision(request))),
             ("POST", "/api/rollback", OPERATOR, lambda who, *_: models.rollback(who)),
             ("POST", "/api/unpin", OPERATOR, lambda who, *_: models.unpin(who)),
+            ("GET", "/api/trail", OPERATOR, lambda *_: {"trail": store.accounts.trail(TRAIL_LINES)}),
             ("POST", "/api/bulk", LEAD, lambda who, body, _: answers.bulk(who, body)),
             ("POST", "/api/skips/forget", REVIEWER, lambda who, *_: {"offered_again": store.leases.forget_skips(who.name)}),
         ]
@@ -144,18 +146,22 @@ class Pages:
         return endpoint
 
     async def _log_in(self, request: Request) -> Response:
+        name = ""
+        address = request.client.host if request.client is not None else ""
         try:
             body = await _body_of(request)
-            name = body.get("user") or body.get("name") or body.get("username")
-            password = body.get("password")
-            if not isinstance(name, str) or not isinstance(password, str):
+            said, password = body.get("user") or body.get("name") or body.get("username"), body.get("password")
+            if not isinstance(said, str) or not isinstance(password, str):
                 raise AnswerInvalid("user and password must be given")
-            address = request.client.host if request.client is not None else ""
+            name = said
             if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
                 raise NotAllowed(403, "the request comes from another site")
             token, csrf, seconds = await run_in_threadpool(self._door.log_in, name, password, address)
         except NotAllowed as error:
-            self._metrics.refused.labels("rate" if error.status == 429 else "password").inc()  # noqa: PLR2004
+            why = "rate" if error.status == 429 else "password"  # noqa: PLR2004
+            self._metrics.refused.labels(why).inc()
+            if error.status == 401:  # noqa: PLR2004  # those beyond the rate are as many as somebody likes
+                await run_in_threadpool(self._store.accounts.note, name[:MOST_NAME], "login refused", address)
             return _refusal(error)
         except WinnowError as error:
             return _refusal(error)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
 from foundation.errors import SettingInvalid, WinnowError
+from foundation.reread import Reread
 from review.config import ReviewSettings
 from review.store import Store
 
@@ -102,8 +103,11 @@ def add_user(path: Path, name: str, password: str, roles: tuple[str, ...]) -> No
         f'[[user]]\nname = "{user.name}"\npassword = "{user.password}"\nroles = [{", ".join(f"{role!r}" for role in user.roles)}]\n'
         for user in users.values()
     ]
-    path.touch(mode=0o600)
-    path.write_text("\n".join(blocks).replace("'", '"'), encoding="utf-8")
+    aside = path.with_name(f".{path.name}")
+    aside.unlink(missing_ok=True)
+    aside.touch(mode=0o600)
+    aside.write_text("\n".join(blocks).replace("'", '"'), encoding="utf-8")
+    aside.replace(path)  # a service that reads it now finds all users
 
 
 def check_bind(settings: ReviewSettings, users: dict[str, User]) -> None:
@@ -118,7 +122,7 @@ def check_bind(settings: ReviewSettings, users: dict[str, User]) -> None:
 class Door:
     """Recognises who asks, and lets people log in."""
 
-    def __init__(self, settings: ReviewSettings, store: Store, users: dict[str, User]) -> None:
+    def __init__(self, settings: ReviewSettings, store: Store, users: Reread[dict[str, User]]) -> None:
         """Take the users; without users and proxy everybody on loopback is the one local user."""
         self._settings = settings
         self._store = store
@@ -130,7 +134,7 @@ class Door:
     @property
     def asks_for_password(self) -> bool:
         """Whether there is a login at all."""
-        return bool(self._users)
+        return bool(self._users.value)
 
     def who(self, request: Request) -> Who | None:
         """Return who asks, None for strangers."""
@@ -139,13 +143,13 @@ class Door:
             names = request.headers.getlist(header)  # a proxy that appends to what a client sent would let it be anybody
             name = names[0] if len(names) == 1 else ""
             if _NAME.fullmatch(name):
-                user = self._users.get(name)
+                user = self._users.value.get(name)
                 return Who(name, frozenset(user.roles if user is not None else (REVIEWER,)))
         token = request.cookies.get(COOKIE)
         found = self._store.accounts.session(_hash(token)) if token else None
-        if found is not None and found[0] in self._users:
-            return Who(found[0], frozenset(self._users[found[0]].roles), found[1])
-        if not self._users and header is None:
+        if found is not None and found[0] in self._users.value:
+            return Who(found[0], frozenset(self._users.value[found[0]].roles), found[1])
+        if not self._users.value and header is None:
             return Who(LOCAL, frozenset({OPERATOR}))
         return None
 
@@ -186,7 +190,7 @@ class Door:
                 raise NotAllowed(429, f"too many tries; wait {_TRIES_SECONDS:.0f} seconds")
         for tries in asked:
             tries.append(now)  # before the hash, which takes long enough for many more tries beside it
-        user = self._users.get(name)
+        user = self._users.value.get(name)
         try:
             self._hasher.verify(user.password if user is not None else self._nobody, password)
         except (Argon2Error, InvalidHashError):

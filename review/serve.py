@@ -12,6 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from foundation.errors import SettingInvalid
+from foundation.reread import Reread
 from model_registry.registry import Registry
 from review.answers import Answers, Deps
 from review.app import Pages
@@ -45,9 +46,9 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
     Raises SettingInvalid, KafkaRefused (GateFenced: another service owns the releases).
     """
     settings, kafka, topics = tables.review, tables.kafka, tables.topics
-    users = load_users(settings.users_file)
-    check_bind(settings, users)
-    rules = Rules.load(tables.gate.rules_file)
+    users = Reread(settings.users_file, load_users)
+    check_bind(settings, users.value)
+    rules = Reread(tables.gate.rules_file, Rules.load)
     cluster = look_at_cluster(kafka, [topics.clean, topics.quarantine, topics.audit, topics.verdicts], topics.clean)
     with ExitStack() as parts:
         store = parts.enter_context(opened(settings.database_url, settings.second_share, anew=rebuild))

@@ -290,6 +290,15 @@ class Store:
                 db.execute(wanted.where(tables.verdicts.c.reviewer == reviewer, tables.verdicts.c.time_ms >= since_ms)).scalar() or 0
             )
 
+    def values_of(self, key: bytes) -> set[bytes]:
+        """Return what the records of a key say, clean ones of the same key too."""
+        found: set[bytes] = set()
+        with self._engine.begin() as db:
+            for table in (tables.records, tables.clean):
+                rows = db.execute(sa.select(table.c.value).where(table.c.key_hash == hash_of(key)))
+                found |= {bytes(row.value) for row in rows if row.value is not None}
+        return found
+
     def erase(self, key: bytes) -> int:
         """Delete all records of a key with their verdicts, and return how many records there were."""
         with self._engine.begin() as db:

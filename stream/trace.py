@@ -37,12 +37,17 @@ def trace(kafka: KafkaSettings, topics: TopicSettings, decision_id: str) -> list
     return found
 
 
-def kept_by_kafka(kafka: KafkaSettings, topics: TopicSettings, key: bytes) -> dict[str, int]:
-    """Return how many messages of a key each topic holds; verdict events are found by the record inside them."""
-    names = (topics.records, topics.clean, topics.quarantine, topics.dead_letter, topics.audit)
-    counts = {topic: sum(record.key == key for record in _all_of(kafka, topic)) for topic in names}
-    verdicts = (wire.read_verdict(record.value) for record in _all_of(kafka, topics.verdicts))
-    return {**counts, topics.verdicts: sum(verdict is not None and verdict.key == key for verdict in verdicts)}
+def of_key(kafka: KafkaSettings, topics: TopicSettings, key: bytes) -> tuple[dict[str, int], set[bytes]]:
+    """Return how many messages of a key each topic holds, and their values; verdict events are found by the record inside them."""
+    counts: dict[str, int] = {}
+    values: set[bytes] = set()
+    for topic in (topics.records, topics.clean, topics.quarantine, topics.dead_letter, topics.audit):
+        found = [record.value for record in _all_of(kafka, topic) if record.key == key]
+        counts[topic] = len(found)
+        values |= {value for value in found if value is not None}
+    verdicts = [wire.read_verdict(record.value) for record in _all_of(kafka, topics.verdicts)]
+    said = [verdict for verdict in verdicts if verdict is not None and verdict.key == key]
+    return {**counts, topics.verdicts: len(said)}, values | {verdict.value for verdict in said}
 
 
 def _all_of(kafka: KafkaSettings, topic: str) -> Iterator[Record]:

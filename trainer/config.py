@@ -29,6 +29,8 @@ class TrainSettings(Table):
     """Unset means by size: 3e-4 below 20 million parameters, else 1e-5 as TRL's reward script, 1e-4 with LoRA."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Longest chat in tokens; longer records are left out of training and held by the gate, counted both times."""
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """Training processes on this machine, each with `batch_size` pairs a step; unset means one for each GPU, one without."""
     gradient_checkpointing: bool = False
     """Trade time for memory while training."""
     eval_steps: Annotated[int, Field(ge=0)] = 0
@@ -54,6 +56,8 @@ class TrainSettings(Table):
     """What happens to verdicts that the others make improbable: left out and named for review, softened, turned round, dropped."""
     most_weight: Annotated[float, Field(ge=1)] = 4.0
     """Most that one verdict may count: drawn records count 1/propensity up to this."""
+    check: Literal["refuse", "warn"] = "refuse"
+    """What an error of the data-set check does: refuse the training, or be said and no more."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
     """Share of wrong records among those that pass which a certificate rules out."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 0.05

@@ -2,42 +2,45 @@
 
 Steps, top to bottom: freeze a snapshot, settle it, keep the flat draws apart, check, look for mistakes, train, compare with
 the champion on the same held-out records, certify a threshold, publish as challenger, promote what is not worse. Nothing
-is visible to a gate before the version is whole, so a crash anywhere leaves the old champion and no trace.
+is visible to a gate before the version is whole: a crash before that leaves the old champion and no trace, a crash after it
+is finished by the next cycle (promote.py).
 """
 
 import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from foundation.errors import DataRefused, ModelRefused, RegistryUnreachable
+from foundation.errors import DataRefused, KafkaRefused, ModelRefused
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
-from model_registry.report import REPORT_HTML, REPORT_JSON, Report, as_html
+from model_registry.report import Report
 from stream.encode import Encoder
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
 from trainer.bases import Base, load_base
 from trainer.calibrate import p_of, right_held_threshold
-from trainer.certify import Certificate, Refused, certify, wrong_passed
-from trainer.check import Finding, check
+from trainer.certify import Certificate, Refused, certify
+from trainer.check import Finding
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
+from trainer.learned import SCORE_TOKENS, Learned, d_of
 from trainer.noise import Doubted, probability_of_verdicts, treat
 from trainer.pairs import encode_labelled
+from trainer.promote import conclude, finish_interrupted, newest_of_cycles
 from trainer.publish import Facts, publish
+from trainer.report import Before, Found, Sorted, report_files, report_of
 from trainer.train import (
     RENDERING,
-    SCORE_TOKENS,
-    Learned,
-    d_of,
+    checked,
     learn_from,
     sample_ids,
     text_of_content,
@@ -50,18 +53,7 @@ from trainer.verdicts import Settled, Snapshot, read_snapshot, settle, weights_o
 log = logging.getLogger("winnow.train")
 
 WATCH_SECONDS = 10.0
-
-
-class Sorted(NamedTuple):
-    """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
-
-    A held-out record's weight is the number of records of the stream that it stands for.
-    """
-
-    learn: list[Labelled]
-    learn_ids: list[str]
-    hold_out: list[Labelled]
-    flat: list[Settled]
+MOST_PAUSE_SECONDS = 1_800.0
 
 
 class Cycle(NamedTuple):
@@ -74,9 +66,15 @@ class Cycle(NamedTuple):
     comparison: Comparison | None
 
 
-def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> Cycle:
-    """Train once on all verdicts there are, publish, and promote what is not worse. Raises DataRefused, ModelRefused."""
+def run_cycle(
+    tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None, step: Callable[[str], None] = lambda what: None
+) -> Cycle:
+    """Train once on all verdicts there are, publish, and promote what is not worse. Raises DataRefused, ModelRefused.
+
+    What an interrupted cycle has left undone is done first. step: is told after `trained`, `published` and `announced`.
+    """
     registry = Registry(tables.registry)
+    finish_interrupted(registry)
     champion = registry.verified(CHAMPION) if CHAMPION in registry.aliases() else None
     base = _base_of(base_name or settings.base, champion)
     words = words_of(base, settings)
@@ -87,9 +85,11 @@ def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlab
     sorted_ = sort(settle(snapshot.verdicts), settings)
     if not sorted_.learn:
         raise DataRefused(f"{tables.topics.verdicts} holds no verdict to learn from ({len(sorted_.flat)} are kept for the certificate)")
-    findings = _checked(sorted_)
+    findings = checked(sorted_.learn, sorted_.hold_out, settings)
     doubted = _doubted(base, encoder, sorted_, settings)
-    flat = [Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6)) for each in sorted_.flat]  # held or not
+    flat = [  # held or not
+        Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6), kind=each.kind) for each in sorted_.flat
+    ]
     with workplace(settings) as work:
         learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
         say_if_none(learned.contrastive, settings)
@@ -98,11 +98,15 @@ def run_cycle(tables: Any, settings: TrainSettings, base_name: str | None, unlab
         certificate = _certificate(learned, sorted_.flat, p_stream, wanted.p_chosen, settings)
         threshold = _threshold(certificate, wanted)
         judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
-        before = _judged_by(champion, learned.test_set.records, tables.gate.device) if champion is not None else None
-        comparison = _compared(judged, before, learned, len(sorted_.hold_out), settings) if before is not None else None
-        report = _report(learned, judged, before, p_stream, certificate, comparison, findings, sorted_, doubted, snapshot)
+        before = _judged_by(champion, learned.test_set.records, stream, tables.gate.device) if champion is not None else None
+        comparison = _compared(judged, before.judged, learned, len(sorted_.hold_out), settings) if before is not None else None
+        step("trained")
+        decision = _decided(champion, comparison)
+        found = Found(sorted_, findings, doubted, snapshot, certificate, comparison, decision)
+        report = report_of(learned, judged, before, p_stream, found)
         version = _publish(registry, base, learned, threshold, settings, words, snapshot, champion, report, work)
-    promotion = _promote(registry, version, champion, comparison)
+    step("published")
+    promotion = conclude(registry, version, decision, step)
     return Cycle(version, promotion, findings, certificate, comparison)
 
 
@@ -120,7 +124,9 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
         is_hold_out = is_held_out(text, settings.held_out_share)
         if is_hold_out:
             if each.distance is not None:  # what waits for a second look counts as wrong: left out, only right ones would be there at first
-                found.hold_out.append(Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6)))
+                found.hold_out.append(
+                    Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6), kind=each.kind)
+                )
             continue
         if each.is_flat:
             found.flat.append(each)
@@ -138,39 +144,51 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
 
 
 def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> None:
-    """Run a cycle whenever `train.retrain_verdicts` new verdicts have come, or `train.retrain_hours` after the last one."""
+    """Run a cycle whenever `train.retrain_verdicts` new verdicts have come, or `train.retrain_hours` after the newest version.
+
+    What is refused is tried again when more is answered; what fails, Kafka and the registry too, after a pause that doubles.
+    """
     registry = Registry(tables.registry)
-    last, in_vain = time.monotonic(), 0  # verdicts that a cycle has been refused with: the same ones would be refused again
+    in_vain, pause = 0, WATCH_SECONDS  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
         try:
+            finish_interrupted(registry)
             new = new_verdicts(registry, tables)
-        except RegistryUnreachable as error:
-            log.error("the registry cannot be asked; it is tried again", extra={"detail": str(error)})  # noqa: TRY400
-            time.sleep(WATCH_SECONDS)
-            continue
-        in_vain = min(in_vain, new)  # somebody else may have trained on them meanwhile
-        is_late = new > in_vain and time.monotonic() - last > settings.retrain_hours * 3600
-        if new - in_vain < settings.retrain_verdicts and not is_late:
-            time.sleep(WATCH_SECONDS)
-            continue
-        last = time.monotonic()
-        try:
-            say(run_cycle(tables, settings, base_name, unlabelled))
-            in_vain = 0
-        except (DataRefused, ModelRefused) as error:
+            in_vain = min(in_vain, new)  # somebody else may have trained on them meanwhile
+            if is_due(new, in_vain, _age_seconds(registry), settings):
+                say(run_cycle(tables, settings, base_name, unlabelled))
+                in_vain = 0
+            pause = WATCH_SECONDS
+        except DataRefused as error:
             log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
-            in_vain = new if isinstance(error, DataRefused) else in_vain
-            time.sleep(WATCH_SECONDS)
+            in_vain, pause = new, WATCH_SECONDS
+        except (KafkaRefused, ModelRefused) as error:
+            log.error("the cycle failed; it is tried again", extra={"detail": str(error), "pause_seconds": pause})  # noqa: TRY400
+            time.sleep(pause)
+            pause = min(2 * pause, MOST_PAUSE_SECONDS)
+            continue
+        time.sleep(WATCH_SECONDS)
+
+
+def is_due(new: int, in_vain: int, age_seconds: float, settings: TrainSettings) -> bool:
+    """Return whether to train now: enough new verdicts, or some and the newest version is old."""
+    return new - in_vain >= settings.retrain_verdicts or (new > in_vain and age_seconds > settings.retrain_hours * 3600)
+
+
+def _age_seconds(registry: Registry) -> float:
+    """Return the age of the newest version; without one whatever there is, is late."""
+    numbers = registry.versions()
+    if not numbers:
+        return float("inf")
+    created = datetime.fromisoformat(registry.resolve(str(numbers[-1])).manifest.created)
+    return (datetime.now(UTC) - created).total_seconds()
 
 
 def new_verdicts(registry: Registry, tables: Any) -> int:
     """Return how many decisions have verdicts behind the offsets of the newest version that was trained on verdicts."""
-    since: dict[str, int] = {}
-    for number in reversed(registry.versions()):
-        since = registry.resolve(str(number)).manifest.verdict_offsets
-        if since:
-            break
-    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, since={int(partition): after for partition, after in since.items()})
+    newest = newest_of_cycles(registry)
+    since = {} if newest is None else {int(partition): after for partition, after in newest.manifest.verdict_offsets.items()}
+    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, since=since)
     return len({verdict.decision_id for verdict in snapshot.verdicts})
 
 
@@ -201,19 +219,6 @@ def _base_of(name: str | None, champion: Version | None) -> Base:
     if champion is None:
         raise ModelRefused("there is no champion to train on; set train.base or give --base")
     return load_base(str(champion.directory))._replace(name=champion.label)
-
-
-def _checked(sorted_: Sorted) -> list[Finding]:
-    """Say what is odd about the verdicts; raise DataRefused where training on them would teach nothing or cheat."""
-    records = [*sorted_.learn, *sorted_.hold_out]
-    texts = [text_of_content(record.content) for record in records]
-    findings = check(texts, [record.is_right for record in records], [False] * len(sorted_.learn) + [True] * len(sorted_.hold_out))
-    for finding in findings:
-        print(f"{finding.name}: {finding.sentence}", file=sys.stderr)  # noqa: T201
-    refused = next((finding for finding in findings if finding.is_error), None)
-    if refused is not None:
-        raise DataRefused(refused.sentence)
-    return findings
 
 
 def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSettings) -> Doubted:
@@ -260,8 +265,15 @@ def _compared(judged: Judged, before: Judged, learned: Learned, hold_out: int, s
     return compare(mine, its, learned.test_is_right[kept], learned.test_weight[kept], settings.seed)
 
 
-def _judged_by(version: Version, records: Sequence[Labelled], device: str) -> Judged:
-    """Return what the champion makes of the held-out records, read as it reads them."""
+def _decided(champion: Version | None, comparison: Comparison | None) -> dict[str, Any]:
+    """Return what is decided of a version, and over which champion: whether it may take over does not depend on pins."""
+    if champion is None:
+        return {"promoted": True, "why": "the first version", "over": None}
+    return {**may_promote(comparison)._asdict(), "over": champion.digest}
+
+
+def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str], device: str) -> Before:
+    """Return what the champion makes of the held-out records and of the stream, read as it reads them."""
     manifest = version.manifest
     scorer = load_scorer(version, pick_device(device), SCORE_TOKENS)
     encoded = encode_labelled(records, scorer.encoder, cast(Rendering, manifest.rendering))
@@ -269,47 +281,9 @@ def _judged_by(version: Version, records: Sequence[Labelled], device: str) -> Ju
     d, p = np.full(len(records), -np.inf), np.zeros(len(records))
     d[encoded.places] = d_of(scorer, encoded.ids)
     p[encoded.places] = p_of(d[encoded.places], manifest.calibration)
-    return Judged(d, p, manifest.threshold.p_chosen)
-
-
-def _report(
-    learned: Learned,
-    judged: Judged,
-    before: Judged | None,
-    p_stream: np.ndarray,
-    certificate: Certificate | Refused,
-    comparison: Comparison | None,
-    findings: Sequence[Finding],
-    sorted_: Sorted,
-    doubted: Doubted,
-    snapshot: Snapshot,
-) -> Report:
-    first = len(sorted_.hold_out)
-    at_flat = [(n, sorted_.flat[place - first]) for n, place in enumerate(learned.test_set.places) if place >= first]
-    p_flat = judged.p_chosen[[n for n, _ in at_flat]] if at_flat else np.zeros(0)
-    wrong_flat = np.array([each.counts_as_wrong for _, each in at_flat], dtype=bool)
-    missed = None
-    if len(p_flat):
-        missed = wrong_passed(p_flat >= judged.threshold, wrong_flat, np.array([each.propensity for _, each in at_flat]))
-    return Report(
-        losses=learned.trained.losses,
-        p_test=judged.p_chosen.round(6).tolist(),
-        is_right=learned.test_is_right.tolist(),
-        p_before=None if before is None else before.p_chosen.round(6).tolist(),
-        threshold=judged.threshold,
-        threshold_before=None if before is None else before.threshold,
-        p_stream=np.quantile(p_stream, np.linspace(0, 1, 201)).round(6).tolist() if len(p_stream) else [],
-        p_flat=p_flat.round(6).tolist(),
-        flat_is_wrong=wrong_flat.tolist(),
-        certificate=certificate._asdict() if isinstance(certificate, Certificate) else None,
-        certificate_reason=certificate.reason if isinstance(certificate, Refused) else None,
-        wrong_passed=missed,
-        comparison=None if comparison is None else comparison._asdict(),
-        findings=[finding.sentence for finding in findings],
-        suspects=[sorted_.learn_ids[place] for place in doubted.suspects],
-        counts=learned.counts,
-        snapshot=snapshot.digest,
-    )
+    ids = sample_ids(scorer.encoder, stream)
+    p_stream = p_of(d_of(scorer, ids), manifest.calibration) if ids else np.zeros(0)
+    return Before(Judged(d, p, manifest.threshold.p_chosen), p_stream)
 
 
 def _publish(
@@ -330,15 +304,7 @@ def _publish(
         settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(records),
         {**learned.counts, "flat": len(report.p_flat), "suspects": len(report.suspects)},
         None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},
+        snapshot.digest,
     )  # fmt: skip
-    beside = {REPORT_JSON: json.dumps(report._asdict(), ensure_ascii=False), REPORT_HTML: as_html(report, registry.name)}
+    beside = report_files(report, registry.name)
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
-
-
-def _promote(registry: Registry, version: Version, champion: Version | None, comparison: Comparison | None) -> Promotion:
-    if champion is None:
-        return Promotion(True, "the first version")
-    promotion = may_promote(comparison, is_pinned=registry.is_pinned())
-    if promotion.promoted and not registry.advance(str(version.number), champion.digest, promotion.why):
-        return Promotion(False, "another version became champion, or was pinned, while this one was trained")
-    return promotion

@@ -24,6 +24,7 @@ class Labelled(NamedTuple):
     """A record, as the user's content, and what people said of it; margin = score_chosen - score_rejected.
 
     weight: how much it counts in training. doubt: probability that the verdict is a mistake, as far as it is softened.
+    kind: what is wrong with it, as far as somebody has said.
     """
 
     content: str
@@ -32,6 +33,7 @@ class Labelled(NamedTuple):
     score_rejected: float = 0.0
     weight: float = 1.0
     doubt: float = 0.0
+    kind: str = ""
 
     @property
     def margin(self) -> float:

@@ -75,10 +75,8 @@ def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: n
     )  # fmt: skip
 
 
-def may_promote(comparison: Comparison | None, *, is_pinned: bool) -> Promotion:
+def may_promote(comparison: Comparison | None) -> Promotion:
     """Return whether the candidate is not worse: ΔAUROC above -0.005 at 95 %, recall not lower beyond noise."""
-    if is_pinned:
-        return Promotion(False, "the champion is pinned by a rollback; `winnow registry promote` or `unpin` lifts it")
     if comparison is None:
         return Promotion(False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records, so the two cannot be compared")
     said = f"AUROC {comparison.auroc:.4f}, champion {comparison.auroc_champion:.4f}, difference at least {comparison.auroc_low:+.4f}"

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from foundation.errors import FingerprintDiffers
 from model_registry.manifest import Calibration, Fingerprint, Manifest, Threshold, files_of
-from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
+from model_registry.registry import Registry, Version
 from stream.encode import Encoder
 from stream.score import Scorer
 
@@ -40,6 +40,7 @@ class Facts(NamedTuple):
     data_counts: dict[str, int] | None = None
     parent: str | None = None
     verdict_offsets: dict[str, int] | None = None
+    verdict_digest: str | None = None
 
 
 def publish(
@@ -52,10 +53,9 @@ def publish(
     adapter: Path | None = None,
     beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Version:
-    """Save, check in a fresh process that the rewards come back, publish, and point an alias at it.
+    """Save, check in a fresh process that the rewards come back, and publish; no alias points at it yet.
 
-    With no champion yet the version becomes champion, else challenger. `beside` are texts kept with the weights by
-    file name, such as the training report. Raises FingerprintDiffers.
+    `beside` are texts kept with the weights by file name, such as the training report. Raises FingerprintDiffers.
     """
     prepared = work / "prepared"
     model.save_pretrained(prepared)
@@ -87,12 +87,10 @@ def publish(
         data_digest=facts.data_digest,
         data_counts=facts.data_counts or {},
         verdict_offsets=facts.verdict_offsets or {},
+        verdict_digest=facts.verdict_digest,
         files=files_of(prepared),
     )
-    version = registry.publish(prepared, manifest)
-    first = CHAMPION not in registry.aliases()
-    registry.point(CHAMPION if first else CHALLENGER, str(version.number), "first version" if first else "published")
-    return version
+    return registry.publish(prepared, manifest)
 
 
 def fingerprint_texts(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:

@@ -18,11 +18,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Qwen2ForSequenceClassification
 
 from foundation.errors import DataRefused, SettingInvalid
-from model_registry.manifest import digest_of_bytes, files_of
 from stream.encode import Encoder
 from stream.render import Rendered
 from trainer.doubt import look, rows_looked_at
 from trainer.joint import DOUBTING_AT, JointModel, Losses, PairSource, learn
+from trainer.starter_files import FACTS, UNLABELLED, digest_of
 
 MINIMUM_RECORDS = 50
 TIMED_STEPS, TIMED_ROWS = 20, 200
@@ -195,7 +195,7 @@ def _steps_in(plan: Plan, model: JointModel, records: Sequence[Rendered], encode
     steps = int((minutes * 60 - doubting_seconds) / seconds_per_step)
     if steps < 1:
         least = (doubting_seconds + seconds_per_step) / 60
-        raise SettingInvalid(f"--minutes {minutes:g} is less than one step and the look for doubtful records take here; the least is {least:.2g}")
+        raise SettingInvalid(f"--minutes {minutes:g} is less than one step with its look for doubtful records takes here, {least:.2g}")
     return steps
 
 
@@ -210,14 +210,8 @@ def save_starter(starter: Starter, records: Sequence[str], directory: Path, fact
     for name, model in (("lm", starter.model.lm), ("reward", starter.model.reward)):
         model.save_pretrained(directory / name)
         starter.tokenizer.save_pretrained(directory / name)
-    with (directory / "unlabelled.jsonl").open("w", encoding="utf-8") as file:
+    with (directory / UNLABELLED).open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     digest = digest_of(directory)
-    (directory / "starter.json").write_text(json.dumps({**facts, "digest": digest}, ensure_ascii=False, indent=2) + "\n")
+    (directory / FACTS).write_text(json.dumps({**facts, "digest": digest}, ensure_ascii=False, indent=2) + "\n")
     return digest
-
-
-def digest_of(directory: Path) -> str:
-    """Return `sha256:` over the names and contents of all files below, starter.json apart."""
-    files = {name: digest for name, digest in files_of(directory).items() if name != "starter.json"}
-    return digest_of_bytes(json.dumps(files, sort_keys=True).encode())

@@ -4,16 +4,18 @@ Steps, top to bottom: read the data, split it by a hash of each record, mix in c
 measure on the held-out part, calibrate, choose a threshold, publish. Without data the base's own head is published.
 """
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from foundation.aside import held, sweep
 from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
@@ -22,16 +24,20 @@ from stream.render import Rendering
 from stream.score import Scorer
 from trainer.bases import Base, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
+from trainer.check import Finding, check
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
-from trainer.pairs import Encoded, contrastive_pairs, encode_labelled, rendered, verdict_pairs
+from trainer.learned import SCORE_TOKENS, Learned, d_of
+from trainer.pairs import contrastive_pairs, encode_labelled, rendered, verdict_pairs
+from trainer.processes import train
+from trainer.promote import announce
 from trainer.publish import Facts, publish
-from trainer.reward import Trained, train_reward
+from trainer.report import report_files, report_of_data
 from trainer.unlabelled import say_if_none, unlabelled_of
 
 RENDERING: Rendering = "fields@1"
-SCORE_TOKENS = 8_192
 MOST_SCORED = 2_000
+_WORK = "winnow-train-"
 
 
 def with_options(settings: TrainSettings, options: Mapping[str, Any]) -> TrainSettings:
@@ -55,40 +61,11 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
     stream = unlabelled_of(base, unlabelled or settings.unlabelled, tables)
     with workplace(settings) as work:
         if data is None:
-            return _publish_cold(registry, base, encoder, stream, settings, words, work)
-        return _publish_trained(registry, base, encoder, stream, settings, words, data, work)
-
-
-class Learned(NamedTuple):
-    """A trained model, and what it makes of the held-out records."""
-
-    trained: Trained
-    scorer: Scorer
-    train_set: Encoded
-    test_set: Encoded
-    contrastive: int
-    d_test: np.ndarray
-    calibration: Calibration
-    metrics: dict[str, float]
-
-    @property
-    def test_is_right(self) -> np.ndarray:
-        """What people said of the held-out records."""
-        return np.array([record.is_right for record in self.test_set.records], dtype=bool)
-
-    @property
-    def test_weight(self) -> np.ndarray:
-        """How many records of the stream each held-out one stands for."""
-        return np.array([record.weight for record in self.test_set.records])
-
-    def p_of(self, ids: list[list[int]]) -> np.ndarray:
-        """Return the calibrated p_chosen of records."""
-        return p_of(d_of(self.scorer, ids), self.calibration) if ids else np.zeros(0)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many records there were of each kind."""
-        return _counts(self.train_set, self.test_set, self.contrastive)
+            version = _publish_cold(registry, base, encoder, stream, settings, words, work)
+        else:
+            version = _publish_trained(registry, base, encoder, stream, settings, words, data, work)
+    announce(registry, version)
+    return version
 
 
 def learn_from(
@@ -97,11 +74,12 @@ def learn_from(
     """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused."""
     train_set = encode_labelled(learn, encoder, RENDERING)
     test_set = encode_labelled(test, encoder, RENDERING)
-    kept = {text_of_content(record.content) for record in test}  # audit draws that no training may see are among them
+    # audit draws that no training may see are among them; what people call wrong is not drawn as right
+    kept = {text_of_content(record.content) for record in [*test, *[each for each in learn if not each.is_right]]}
     free = [r for r in rendered(stream, RENDERING) if r.text not in kept and not is_held_out(r.text, settings.held_out_share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
-    trained = train_reward(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
+    trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
     d_test = d_of(scorer, test_set.ids)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
@@ -110,6 +88,19 @@ def learn_from(
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics)
+
+
+def checked(learn: list[Labelled], held_out: list[Labelled], settings: TrainSettings) -> list[Finding]:
+    """Say on stderr what is odd about labelled records. Raises DataRefused where training on them would teach nothing, or cheat."""
+    records = [*learn, *held_out]
+    texts = [text_of_content(record.content) for record in records]
+    findings = check(texts, [record.is_right for record in records], [False] * len(learn) + [True] * len(held_out))
+    for finding in findings:
+        print(f"{finding.name}: {finding.sentence}", file=sys.stderr)  # noqa: T201
+    refused = next((finding for finding in findings if finding.is_error), None)
+    if refused is not None and settings.check == "refuse":
+        raise DataRefused(f'{refused.sentence}; train.check = "warn" trains all the same')
+    return findings
 
 
 def _publish_trained(
@@ -128,15 +119,19 @@ def _publish_trained(
     learn = [record for record in labelled if not is_held_out(text_of_content(record.content), share)]
     if not learn:
         raise DataRefused(f"{data}: all {len(labelled)} records fall into the held-out part; give more records")
+    findings = checked(learn, test, settings)
     learned = learn_from(base, encoder, learn, test, stream, settings, work)
     say_if_none(learned.contrastive, settings)
-    ids = sample_ids(encoder, stream) or learned.train_set.ids
-    threshold = right_held_threshold(learned.p_of(ids), settings.right_held_share)
+    p_stream = learned.p_of(sample_ids(encoder, stream) or learned.train_set.ids)
+    threshold = right_held_threshold(p_stream, settings.right_held_share)
+    digest = digest_of_data(labelled)
+    report = report_of_data(learned, threshold, p_stream, findings, digest)
     facts = Facts(
         base.name, settings.method, words, RENDERING, "chat@1", learned.calibration, threshold, learned.metrics,
-        settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(labelled), learned.counts,
+        settings.model_dump(mode="json", exclude={"work_directory"}), digest, learned.counts,
     )  # fmt: skip
-    return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter)
+    beside = report_files(report, registry.name)
+    return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
 
 
 def _publish_cold(
@@ -174,8 +169,11 @@ def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, tem
     encoder = Encoder(tokenizer, settings.verdict_words, cast(Encoding, encodings[template]), longest)
     threshold = Threshold(p_chosen=0.5, chosen_by="the middle", reason="imported, no verdicts seen")
     facts = Facts(str(directory.name), "imported", settings.verdict_words, "raw@1", encodings[template], Calibration(), threshold, {}, {})
+    registry = Registry(tables.registry)
     with workplace(settings) as work:
-        return publish(Registry(tables.registry), model.eval(), tokenizer, Scorer(model, encoder, SCORE_TOKENS), facts, work)
+        version = publish(registry, model.eval(), tokenizer, Scorer(model, encoder, SCORE_TOKENS), facts, work)
+    announce(registry, version)
+    return version
 
 
 def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
@@ -199,28 +197,11 @@ def sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:
     return [ids for ids in encoder.encode([r.text for r in rendered(stream[::step], RENDERING)]) if ids is not None]
 
 
-def d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
-    """Return raw d of every record."""
-    rewards_B2 = scorer.rewards(ids)
-    d: np.ndarray = rewards_B2[:, 0] - rewards_B2[:, 1]
-    return d
-
-
-def _counts(train_set: Encoded, test_set: Encoded, contrastive: int) -> dict[str, int]:
-    return {
-        "train": len(train_set.ids),
-        "train_wrong": sum(not record.is_right for record in train_set.records),
-        "held_out": len(test_set.ids),
-        "contrastive": contrastive,
-        "unreadable": train_set.unreadable + test_set.unreadable,
-        "too_long": train_set.too_long + test_set.too_long,
-    }
-
-
 @contextmanager
 def workplace(settings: TrainSettings) -> Iterator[Path]:
-    """Give a directory to work in that is gone afterwards."""
+    """Give a directory to work in that is gone afterwards, and remove those of trainings that were killed."""
     if settings.work_directory is not None:
         settings.work_directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="winnow-train-", dir=settings.work_directory) as directory:
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=settings.work_directory) as directory, held(Path(directory)):
+        sweep(Path(directory).parent, f"{_WORK}*")
         yield Path(directory)

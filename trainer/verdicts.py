@@ -31,6 +31,7 @@ class Settled(NamedTuple):
     """What people have come to say of one decision; `correction` is a right record that takes its place.
 
     distance: how far its logit was from the threshold's, in nats; None where no model was asked, as for what a rule holds.
+    kind: what people called the error, else the field they named, else the gate's reason.
     """
 
     decision_id: str
@@ -44,6 +45,7 @@ class Settled(NamedTuple):
     correction: str | None
     is_disputed: bool = False
     distance: float | None = None
+    kind: str = ""
 
     @property
     def is_flat(self) -> bool:
@@ -52,8 +54,9 @@ class Settled(NamedTuple):
 
     @property
     def is_pending(self) -> bool:
-        """Whether it still needs another look: two people disagree, or one alone has called an audit wrong."""
-        return self.is_disputed or (self.source == "audit" and not self.is_right and self.reviewers < 2)  # noqa: PLR2004
+        """Whether it still needs another look: two people disagree, or one alone has called an audit or a flat draw wrong."""
+        is_drawn = self.source == "audit" or self.is_flat
+        return self.is_disputed or (is_drawn and not self.is_right and self.reviewers < 2)  # noqa: PLR2004
 
     @property
     def counts_as_wrong(self) -> bool:
@@ -113,6 +116,7 @@ def _settled(events: list[Verdict]) -> Settled:
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
         is_disputed,
         None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
+        last.kind or last.field or last.reason,
     )
 
 

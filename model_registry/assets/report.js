@@ -6,7 +6,8 @@ const REPORT_WORDS = {
   step: "step", said: "P(right) as said", was: "share that was right", held: "share of the stream held", passed: "wrong among the passing",
   threshold: "threshold", certified: "certified threshold", champion: "champion then", model: "this version", none: "no certificate",
   try: "Try another threshold", counts: "Records", auroc: "AUROC", recall: "Wrong records held", findings: "What the check found",
-  suspects: "Doubtful verdicts", estimate: "Wrong among the passing, estimated", audits: "audit draws", heldout: "held-out records",
+  suspects: "Doubtful verdicts", decision: "Decision", promoted: "takes over", refused: "stays challenger", difference: "difference, 95 %",
+  kind: "Kind of error", wrongs: "wrong in the hold-out", heldnow: "held by this version", heldthen: "held by the champion then", estimate: "Wrong among the passing, estimated", audits: "audit draws", heldout: "held-out records",
 };
 
 function drawReport(root, report, words = REPORT_WORDS) {
@@ -45,6 +46,7 @@ function drawReport(root, report, words = REPORT_WORDS) {
       dot: (a, b, size) => canvas.append(svg("circle", {class: "dot", cx: x(a), cy: y(b), r: size})),
       upright: (a, kind) => { const made = svg("line", {class: kind, x1: x(a), x2: x(a), y1: T, y2: H - B}); canvas.append(made); return (to) => { made.setAttribute("x1", x(to)); made.setAttribute("x2", x(to)); }; },
       note: (text) => figure.append(html("p", text)),
+      legend: () => figure.append(html("p", "", Object.assign(html("span", `— ${words.model} `), {className: "is-new"}), Object.assign(html("span", `— ${words.champion}`), {className: "is-before"}))),
     };
   }
 
@@ -56,38 +58,57 @@ function drawReport(root, report, words = REPORT_WORDS) {
     return [made.figure];
   }
 
+  // ten bins of equal weight: a record that stands for ten of the stream counts as ten
+  function bins(p_said) {
+    const order = p_said.map((p, place) => [p, report.is_right[place] ? 1 : 0, report.test_weight[place]]).sort((a, b) => a[0] - b[0]);
+    const most = order.reduce((sum, each) => sum + each[2], 0) / 10;
+    const points = [];
+    let said = 0, right = 0, weight = 0;
+    order.forEach(([p, is_right, w], place) => {
+      said += w * p; right += w * is_right; weight += w;
+      if (weight >= most - 1e-9 || place === order.length - 1) { points.push([said / weight, right / weight]); said = right = weight = 0; }
+    });
+    return points;
+  }
+
   function reliability() {
     if (!report.p_test.length) return [];
     const made = plot(words.reliability, words.said, words.was, [0, 1], [0, 1]);
     made.line([[0, 0], [1, 1]], "old");
-    const order = report.p_test.map((p, place) => [p, report.is_right[place]]).sort((a, b) => a[0] - b[0]);
-    const size = Math.max(1, Math.ceil(order.length / 10));
-    const points = [];
-    for (let at = 0; at < order.length; at += size) {
-      const bin = order.slice(at, at + size);
-      points.push([bin.reduce((sum, each) => sum + each[0], 0) / bin.length, bin.filter((each) => each[1]).length / bin.length]);
-    }
+    if (report.p_before) { made.line(bins(report.p_before), "before"); made.legend(); }
+    const points = bins(report.p_test);
     made.line(points, "new");
     for (const [a, b] of points) made.dot(a, b, 3);
     made.note(`${report.p_test.length} ${words.heldout}`);
     return [made.figure];
   }
 
-  const heldAt = (t) => report.p_stream.filter((p) => p < t).length / Math.max(1, report.p_stream.length);
-  const drawn = report.p_flat.length ? [report.p_flat, report.flat_is_wrong] : [report.p_test, report.is_right.map((right) => !right)];
-  function passedAt(t) {
-    let passes = 0, wrong = 0;
-    drawn[0].forEach((p, place) => { if (p >= t) { passes += 1; if (drawn[1][place]) wrong += 1; } });
-    return [wrong, passes];
+  const heldAt = (t, p_stream = report.p_stream) => p_stream.filter((p) => p < t).length / Math.max(1, p_stream.length);
+  const hasDraws = report.p_flat.length > 0;
+  const drawn = hasDraws
+    ? {p: report.p_flat, before: report.p_flat_before, wrong: report.flat_is_wrong, weight: report.flat_weight}
+    : {p: report.p_test, before: report.p_before, wrong: report.is_right.map((right) => !right), weight: report.test_weight};
+  // [wrong, passes, weighted share wrong among what passes]
+  function passedAt(t, p_drawn = drawn.p) {
+    let passes = 0, wrong = 0, weight = 0, wrongWeight = 0;
+    p_drawn.forEach((p, place) => {
+      if (p < t) return;
+      passes += 1; weight += drawn.weight[place];
+      if (drawn.wrong[place]) { wrong += 1; wrongWeight += drawn.weight[place]; }
+    });
+    return [wrong, passes, weight ? wrongWeight / weight : 0];
   }
+  const tradeOf = (p_stream, p_drawn) => [...new Set([0, ...p_stream])].sort((a, b) => a - b).map((t) => [heldAt(t, p_stream), passedAt(t, p_drawn)[2]]);
 
   function trade() {
-    if (!report.p_stream.length || !drawn[0].length) return [];
-    const grid = [...new Set([0, ...report.p_stream])].sort((a, b) => a - b);
-    const points = grid.map((t) => { const [wrong, passes] = passedAt(t); return [heldAt(t), passes ? wrong / passes : 0]; });
-    const made = plot(words.trade, words.held, words.passed, [0, Math.max(0.2, heldAt(report.threshold) * 2)], [0, Math.max(0.01, ...points.map((point) => point[1]))]);
+    if (!report.p_stream.length || !drawn.p.length) return [];
     const most = Math.max(0.2, heldAt(report.threshold) * 2);
-    made.line(points.filter((point) => point[0] <= most), "new");
+    const within = (points) => points.filter((point) => point[0] <= most);
+    const points = within(tradeOf(report.p_stream, drawn.p));
+    const before = report.p_stream_before && drawn.before ? within(tradeOf(report.p_stream_before, drawn.before)) : [];
+    const made = plot(words.trade, words.held, words.passed, [0, most], [0, Math.max(0.01, ...[...points, ...before].map((point) => point[1]))]);
+    if (before.length) { made.line(before, "before"); made.legend(); }
+    made.line(points, "new");
     if (report.certificate) made.upright(heldAt(report.certificate.threshold), "mark");
     const move = made.upright(heldAt(report.threshold), "here");
     const slider = html("input");
@@ -95,8 +116,8 @@ function drawReport(root, report, words = REPORT_WORDS) {
     slider.setAttribute("aria-label", words.try);
     const output = html("output");
     const show = () => {
-      const t = Number(slider.value), [wrong, passes] = passedAt(t);
-      output.textContent = `${words.threshold} ${t.toFixed(3)}: ${words.held} ${percent(heldAt(t))}, ${words.passed} ${wrong} / ${passes} ${report.p_flat.length ? words.audits : words.heldout}`;
+      const t = Number(slider.value), [wrong, passes, share] = passedAt(t);
+      output.textContent = `${words.threshold} ${t.toFixed(3)}: ${words.held} ${percent(heldAt(t))}, ${words.passed} ${percent(share)} (${wrong} / ${passes} ${hasDraws ? words.audits : words.heldout})`;
       move(Math.min(most, heldAt(t)));
     };
     slider.addEventListener("input", show);
@@ -112,22 +133,34 @@ function drawReport(root, report, words = REPORT_WORDS) {
     const row = (name, ...cells) => rows.push(html("tr", "", name ? Object.assign(html("th", name), {scope: "row"}) : html("td"), ...cells.map((cell) => html("td", cell))));
     const c = report.comparison;
     if (c) {
-      row("", words.model, words.champion, "95 %");
+      row("", words.model, words.champion, words.difference);
       row(words.auroc, c.auroc.toFixed(4), c.auroc_champion.toFixed(4), `${c.auroc_low.toFixed(4)} … ${c.auroc_high.toFixed(4)}`);
       row(words.recall, percent(c.recall), percent(c.recall_champion), `${percent(c.recall_low)} … ${percent(c.recall_high)}`);
     }
-    if (report.wrong_passed) row(words.estimate, percent(report.wrong_passed[0]), "", `${percent(report.wrong_passed[1])} … ${percent(report.wrong_passed[2])}`);
-    row(words.counts, Object.entries(report.counts).map(([name, count]) => `${name} ${count}`).join(", "));
-    if (report.findings.length) row(words.findings, report.findings.join("; "));
-    if (report.suspects.length) row(words.suspects, String(report.suspects.length));
+    const line = (name, text) => { row(name, text); rows[rows.length - 1].lastChild.colSpan = 3; };
+    if (report.wrong_passed) line(words.estimate, `${percent(report.wrong_passed[0])} (95 %: ${percent(report.wrong_passed[1])} … ${percent(report.wrong_passed[2])})`);
+    if (report.decision) line(words.decision, `${report.decision.promoted ? words.promoted : words.refused}: ${report.decision.why}`);
+    line(words.counts, Object.entries(report.counts).map(([name, count]) => `${name} ${count}`).join(", "));
+    if (report.findings.length) line(words.findings, report.findings.join("; "));
+    if (report.suspects.length) line(words.suspects, String(report.suspects.length));
     const made = html("table", "", html("tbody", "", ...rows));
     made.className = "figures";
     return made;
   }
 
+  function kinds() {
+    if (!report.kinds.length) return [];
+    const head = html("tr", "", ...[words.kind, words.wrongs, words.heldnow, words.heldthen].map((name) => Object.assign(html("th", name), {scope: "col"})));
+    const rows = report.kinds.map(([kind, count, now, then]) => html("tr", "", Object.assign(html("th", kind), {scope: "row"}),
+      html("td", String(count)), html("td", `${now} (${percent(now / count)})`), html("td", then === null ? "" : `${then} (${percent(then / count)})`)));
+    const made = html("table", "", html("thead", "", head), html("tbody", "", ...rows));
+    made.className = "figures";
+    return [made];
+  }
+
   const plots = html("div", "", ...losses(), ...reliability(), ...trade());
   plots.className = "plots";
-  root.replaceChildren(table(), plots);
+  root.replaceChildren(table(), plots, ...kinds());
 }
 
 if (document.getElementById("figures")) drawReport(document.getElementById("report"), JSON.parse(document.getElementById("figures").textContent));

@@ -14,7 +14,7 @@ function button(text, act) {
 
 async function move(path, question) {
   if (!confirm(question)) return;
-  try { await ask("POST", path); await refresh(); } catch (error) { byId("wrong-said").textContent = error.message; }
+  try { await ask("POST", path); await refresh(); await refreshTrail(); } catch (error) { byId("wrong-said").textContent = error.message; }
 }
 
 async function showReport(version) {
@@ -65,5 +65,14 @@ async function refresh() {
   byId("moves").replaceChildren(...shown.moves.map((each) => make("li", {}, `${each.time} · ${words[each.alias] || each.alias} → ${each.version} · ${each.why}`)));
 }
 
+async function refreshTrail() {
+  if (!mayMove) return;
+  const {trail} = await ask("GET", "/api/trail");
+  const when = (each) => new Date(1000 * each.time).toLocaleString(document.documentElement.lang);
+  const line = (each) => [when(each), each.who, words[`did_${each.what.replace(" ", "_")}`] || each.what, each.detail].filter(Boolean).join(" · ");
+  byId("trail").replaceChildren(...trail.map((each) => make("li", {}, line(each))));
+}
+
+refreshTrail().catch(() => undefined);
 refresh().catch((error) => { byId("wrong-said").textContent = error.message; });
 setInterval(() => { if (!document.hidden) refresh().catch(() => undefined); }, REFRESH_MS);

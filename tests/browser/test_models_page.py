@@ -83,6 +83,8 @@ def test_the_slider_says_what_another_threshold_would_do(page: Page, url: str) -
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert axe(page) == []
     picture(page, "models-phone")
+    tops = page.evaluate("[...document.querySelectorAll('.figures tr')[1].children].map((cell) => cell.offsetTop)")
+    assert len(set(tops)) == 1, "the figures of one row stand beside each other on a phone too"
     open_report(page, url, "zh")
     picture(page, "models-zh-phone")
 

@@ -63,7 +63,7 @@ def picture(page: Page, name: str) -> None:
     """Keep a picture where WINNOW_PICTURES says, to be looked at."""
     place = os.environ.get("WINNOW_PICTURES")
     if place:
-        page.screenshot(path=str(Path(place) / f"{name}.png"))
+        page.screenshot(path=str(Path(place) / f"{name}.png"), full_page=True)
 
 
 def twin(n: int) -> bytes:

@@ -111,8 +111,11 @@ def a_report(**other: Any) -> Report:
     p_flat = [round(min(1.0, max(0.0, dice.gauss(0.35 if bad else 0.85, 0.15))), 6) for bad in wrong]
     found = Report(
         losses=[(step, round(0.7 / (1 + step / 10), 4)) for step in range(0, 100, 5)],
-        p_test=p, is_right=right, p_before=before, threshold=0.6, threshold_before=0.55,
-        p_stream=[round((n / 200) ** 0.4, 6) for n in range(201)], p_flat=p_flat, flat_is_wrong=wrong,
+        p_test=p, is_right=right, test_weight=[1.0 if good else 4.0 for good in right], p_before=before,
+        threshold=0.6, threshold_before=0.55,
+        p_stream=[round((n / 200) ** 0.4, 6) for n in range(201)], p_stream_before=[round((n / 200) ** 0.5, 6) for n in range(201)],
+        p_flat=p_flat, p_flat_before=[round(p**1.5, 6) for p in p_flat], flat_is_wrong=wrong, flat_weight=[10.0] * 300,
+        kinds=[("phone", 21, 19, 12), ("postcode", 9, 8, None)],
         certificate={"alpha": 0.05, "delta": 0.05, "n": 260, "wrong": 5, "threshold": 0.62}, certificate_reason=None,
         wrong_passed=(0.012, 0.004, 0.03),
         comparison={
@@ -121,5 +124,6 @@ def a_report(**other: Any) -> Report:
         },
         findings=["31 records read the same as another one"], suspects=["in:0:1"], counts={"train": 900, "test": 400},
         snapshot="sha256:" + "0" * 64,
+        decision={"promoted": True, "why": "not worse: AUROC 0.9600, champion 0.9300, difference at least +0.0100", "over": "sha256:1"},
     )  # fmt: skip
     return found._replace(**other)

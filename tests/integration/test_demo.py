@@ -74,7 +74,7 @@ def test_the_view_measures_the_pause_of_a_swap(kafka: KafkaSettings, topics: Top
 
 @pytest.mark.timeout(600)
 def test_the_whole_demo_in_small(capsys: pytest.CaptureFixture[str]) -> None:
-    run_demo(1_000, keep=False, seed=1, starter_minutes=0.1)
+    run_demo(1_000, keep=False, seed=1, starter_minutes=0.2)
     said = capsys.readouterr()
     assert "review page: http://127.0.0.1:" in said.err.splitlines()[0]
     found = json.loads(said.out.splitlines()[-1])

@@ -14,6 +14,7 @@ from stream.trace import trace
 from tests.browser.serving import settings_file
 from tests.integration.conftest import send, wait_until, winnow
 from tests.integration.reviewing import BEGUN_MS, Page, come, events, held, released
+from trainer.starter_files import digest_of
 
 pytestmark = pytest.mark.integration
 
@@ -185,8 +186,18 @@ def test_a_record_is_explained_and_a_key_is_erased(page: Page, tables: SimpleNam
     said = winnow("explain", "in:1:0", "--config", config)
     assert [json.loads(line) for line in said.stdout.splitlines()] == found, said.stderr
     assert winnow("explain", "in:9:9", "--config", config).returncode == 5
-    gone = json.loads(winnow("erase", "--key", "k0", "--config", config).stdout)
+    starter = tmp_path / "starter"
+    starter.mkdir()
+    (starter / "unlabelled.jsonl").write_text('"0"\n"7"\n"3"\n"0"\n')
+    (starter / "starter.json").write_text('{"steps": 1, "digest": "sha256:before"}')
+    said = winnow("erase", "--key", "k0", "--starter", str(starter), "--config", config)
+    assert said.returncode == 0, said.stderr
+    gone = json.loads(said.stdout)
     assert gone["erased"] == 2
+    assert gone["erased_from_starters"] == {str(starter): 3}
+    assert (starter / "unlabelled.jsonl").read_text() == '"7"\n'
+    facts = json.loads((starter / "starter.json").read_text())
+    assert (facts["steps"], facts["erased"], facts["digest"]) == (1, 3, digest_of(starter))
     assert {topic: count for topic, count in gone["kept_by_kafka"].items() if count} == {
         tables.topics.clean: 1,
         tables.topics.quarantine: 2,

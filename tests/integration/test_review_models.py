@@ -60,7 +60,7 @@ def test_an_operator_reads_reports_promotes_and_rolls_back(operator: Page, regis
     assert [move["why"] for move in after["moves"]][0] == "rolled back from 2"
     assert operator.post("/api/unpin") == {"pinned": False}
     assert registry.is_pinned() is False
-    moves = [(each.who, each.what) for each in operator.running.store.accounts.trail(10)]
+    moves = [(each["who"], each["what"]) for each in operator.running.store.accounts.trail(10)]
     assert moves == [("wu", "unpin"), ("wu", "rollback"), ("wu", "promote"), ("wu", "login")]
 
 

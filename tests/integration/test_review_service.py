@@ -1,6 +1,7 @@
 """The review service as a service: its store's owner, schema and database, taking over, and who may do what."""
 
 import random
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,6 +145,20 @@ def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None
         for _ in range(5):
             stranger.post("/api/login", 401, user="lin", password="wrong")
         stranger.post("/api/login", 429, user="lin", password="another password")
+        stranger.post("/api/login", user="mei", password="a long password")
+        stranger.get("/api/trail", 403)
+        add_user(users, "mei", "a long password", ("operator",))
+        time.sleep(1.1)  # the file is looked at once a second
+        trail = [(each["who"], each["what"]) for each in stranger.get("/api/trail")["trail"]]
+        assert trail[:2] == [("mei", "login"), ("lin", "login refused")]
+        assert trail.count(("lin", "login refused")) == 5, "those beyond the limit are counted, not written down"
+        users.write_text("[[user]]\nname = 1\n")
+        time.sleep(1.1)
+        assert stranger.get("/api/counts")["open"] == 0, "a broken file leaves the users as they were"
+        add_user(tmp_path / "others.toml", "lin", "another password", ("lead",))
+        (tmp_path / "others.toml").replace(users)
+        time.sleep(1.1)
+        assert stranger.get("/api/counts", 401), "who is no longer in the file is out"
         page = stranger.client.get("/login")
         assert "script-src 'self'" in page.headers["content-security-policy"]
 

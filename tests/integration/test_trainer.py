@@ -16,6 +16,7 @@ from demo.twins import take
 from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.config import RegistrySettings
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
+from model_registry.report import REPORT_JSON
 from stream.config import GateSettings, KafkaSettings
 from stream.live_model import load_live_model
 from stream.render import Rendered
@@ -25,7 +26,8 @@ from trainer.calibrate import cold_threshold, fit, right_held_threshold
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, write_labelled
 from trainer.joint import changed_range
-from trainer.starter import Plan, Shape, digest_of, save_starter, train_starter
+from trainer.starter import Plan, Shape, save_starter, train_starter
+from trainer.starter_files import digest_of
 from trainer.train import import_checkpoint, train_and_publish
 
 pytestmark = pytest.mark.integration
@@ -58,10 +60,25 @@ def test_same_seed_and_steps_give_the_same_digest(twin_texts: list[Rendered], tm
 
 def test_minutes_become_steps_and_steps_alone_decide(twin_texts: list[Rendered], tmp_path: Path) -> None:
     said: list[int] = []
-    timed = train_starter(twin_texts, WORDS, Plan(minutes=0.02, pairs_per_batch=4), TINY, started=said.append)
+    timed = train_starter(twin_texts, WORDS, Plan(minutes=0.1, pairs_per_batch=4), TINY, started=said.append)
     assert said == [timed.steps]
     fixed = train_starter(twin_texts, WORDS, Plan(steps=timed.steps, pairs_per_batch=4), TINY)
     assert save_starter(timed, [], tmp_path / "a", {}) == save_starter(fixed, [], tmp_path / "b", {})
+
+
+def test_two_processes_share_one_training(tables: Any, starter_directory: Path, verdicts: Path) -> None:
+    settings = TrainSettings(epochs=1, batch_size=4, contrastive_per_verdict=2)
+    alone, shared = (
+        train_and_publish(tables, settings.model_copy(update={"processes": count}), str(starter_directory), str(verdicts), None)
+        for count in (1, 2)
+    )
+    registry = Registry(tables.registry)
+    steps = [json.loads(registry.read(version, REPORT_JSON) or b"")["losses"][-1][0] for version in (alone, shared)]
+    assert abs(steps[0] - 2 * steps[1]) <= 10, "each step has the pairs of two"  # noted every ten steps
+    assert steps[1] >= 10
+    assert shared.manifest.data_counts == alone.manifest.data_counts
+    assert abs(shared.manifest.metrics["eval_loss"] - alone.manifest.metrics["eval_loss"]) < 0.2
+    load_live_model(registry.verified("2"), GateSettings())
 
 
 def test_the_starter_is_two_ordinary_directories(starter_directory: Path) -> None:

@@ -14,7 +14,7 @@ from trainer.calibrate import auroc_of, fit
 from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
 from trainer.check import check
 from trainer.config import TrainSettings
-from trainer.cycle import sort
+from trainer.cycle import is_due, sort
 from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, compare, may_promote
 from trainer.noise import treat
@@ -113,16 +113,15 @@ def test_only_what_is_not_worse_takes_over() -> None:
     assert better is not None
     assert better.auroc == pytest.approx(auroc_of(good, is_right))
     assert better.auroc_low > 0
-    assert may_promote(better, is_pinned=False).promoted
-    assert "pinned" in may_promote(better, is_pinned=True).why
-    worse = may_promote(compare(judged(bad), judged(good), is_right, np.ones(400), 0), is_pinned=False)
+    assert may_promote(better).promoted
+    worse = may_promote(compare(judged(bad), judged(good), is_right, np.ones(400), 0))
     assert not worse.promoted
     assert "may be worse" in worse.why
-    assert may_promote(compare(judged(good), judged(good), is_right, np.ones(400), 0), is_pinned=False).promoted
+    assert may_promote(compare(judged(good), judged(good), is_right, np.ones(400), 0)).promoted
     lenient = compare(judged(good), judged(good)._replace(threshold=0.95), is_right, np.ones(400), 0)
-    assert "holds fewer wrong records" in may_promote(lenient, is_pinned=False).why
+    assert "holds fewer wrong records" in may_promote(lenient).why
     few = compare(judged(good[:20]), judged(bad[:20]), is_right[:20], np.ones(20), 0)
-    assert "cannot be compared" in may_promote(few, is_pinned=False).why
+    assert "cannot be compared" in may_promote(few).why
 
 
 def test_the_check_says_what_is_odd() -> None:
@@ -134,6 +133,16 @@ def test_the_check_says_what_is_odd() -> None:
     said = check([*texts, "record 1"], [True] * 100 + [False], [False] * 101)
     assert {f.name for f in said} == {"duplicates", "contradictions", "balance"}
     assert [f.name for f in check([*texts, "record 1"], [n % 2 == 0 for n in range(101)], [False] * 100 + [True])][-1] == "leakage"
+
+
+def test_a_watching_trainer_trains_when_enough_is_answered_or_what_serves_is_old() -> None:
+    settings = TrainSettings(retrain_verdicts=100, retrain_hours=2)
+    assert is_due(100, 0, 0.0, settings)
+    assert not is_due(99, 0, 0.0, settings)
+    assert is_due(1, 0, 7_201.0, settings)
+    assert not is_due(0, 0, 1e9, settings), "nothing new is to be learned"
+    assert not is_due(150, 150, 1e9, settings), "refused with the same verdicts before"
+    assert is_due(151, 150, 7_201.0, settings)
 
 
 def test_suspects_are_left_out_softened_or_turned_round() -> None:
@@ -218,8 +227,11 @@ def test_a_verdict_event_comes_back_as_it_went() -> None:
 
 def test_a_report_is_one_file_whose_figures_cannot_end_its_script() -> None:
     report = Report(
-        [(1, 0.7)], [0.5], [True], None, 0.5, None, [], [], [], None, "</script><b>", None, None, [], [], {"train": 1}, "sha256:0"
-    )
+        losses=[(1, 0.7)], p_test=[0.5], is_right=[True], test_weight=[1.0], p_before=None, threshold=0.5, threshold_before=None,
+        p_stream=[], p_stream_before=None, p_flat=[], p_flat_before=None, flat_is_wrong=[], flat_weight=[], kinds=[], certificate=None,
+        certificate_reason="</script><b>", wrong_passed=None, comparison=None, findings=[], suspects=[], counts={"train": 1},
+        snapshot="sha256:0", decision=None,
+    )  # fmt: skip
     html = as_html(report, "<winnow>")
     assert html.count("</script>") == 2
     assert "&lt;winnow&gt;" in html

@@ -1,9 +1,11 @@
 """The registry: whole or not there, verified to the byte, aliases with a history, rollback that stays."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from foundation.aside import held, sweep
 from foundation.errors import FileChanged, ModelRefused, SettingInvalid, VersionMissing
 from model_registry.config import RegistrySettings
 from model_registry.manifest import Calibration, Fingerprint, Manifest, Threshold, files_of
@@ -118,3 +120,17 @@ def test_export_is_a_verified_copy(registry: Registry, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "weights").read_text() == "one"
     with pytest.raises(SettingInvalid, match="exists already"):
         registry.export("1", tmp_path / "out")
+
+
+def test_what_a_dead_writer_left_is_removed_and_a_living_one_is_let_be(tmp_path: Path) -> None:
+    names = (".writing-dead", ".writing-living", ".writing-young", "1")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text("half")
+        if name != ".writing-young":
+            os.utime(tmp_path / name, (1, 1))
+    with held(tmp_path / ".writing-living"):
+        sweep(tmp_path, ".writing-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-living", ".writing-young", "1"]
+    sweep(tmp_path, ".writing-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-young", "1"]

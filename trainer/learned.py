@@ -1,0 +1,71 @@
+"""A model that a training has made, with what it makes of the held-out records.
+
+Enters: the trained model and both sets as ids. Leaves: raw d, calibrated p_chosen, counts.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from model_registry.manifest import Calibration
+from stream.score import Scorer
+from trainer.calibrate import p_of
+from trainer.pairs import Encoded
+from trainer.reward import Trained
+
+SCORE_TOKENS = 8_192
+
+
+class Learned(NamedTuple):
+    """A trained model, and what it makes of the held-out records."""
+
+    trained: Trained
+    scorer: Scorer
+    train_set: Encoded
+    test_set: Encoded
+    contrastive: int
+    d_test: np.ndarray
+    calibration: Calibration
+    metrics: dict[str, float]
+
+    @property
+    def test_is_right(self) -> np.ndarray:
+        """What people said of the held-out records."""
+        return np.array([record.is_right for record in self.test_set.records], dtype=bool)
+
+    @property
+    def p_test(self) -> np.ndarray:
+        """Calibrated p_chosen of the held-out records."""
+        return p_of(self.d_test, self.calibration)
+
+    @property
+    def test_weight(self) -> np.ndarray:
+        """How many records of the stream each held-out one stands for."""
+        return np.array([record.weight for record in self.test_set.records])
+
+    def p_of(self, ids: list[list[int]]) -> np.ndarray:
+        """Return the calibrated p_chosen of records."""
+        return p_of(d_of(self.scorer, ids), self.calibration) if ids else np.zeros(0)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records there were of each kind."""
+        return _counts(self.train_set, self.test_set, self.contrastive)
+
+
+def d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
+    """Return raw d of every record."""
+    rewards_B2 = scorer.rewards(ids)
+    d: np.ndarray = rewards_B2[:, 0] - rewards_B2[:, 1]
+    return d
+
+
+def _counts(train_set: Encoded, test_set: Encoded, contrastive: int) -> dict[str, int]:
+    return {
+        "train": len(train_set.ids),
+        "train_wrong": sum(not record.is_right for record in train_set.records),
+        "held_out": len(test_set.ids),
+        "contrastive": contrastive,
+        "unreadable": train_set.unreadable + test_set.unreadable,
+        "too_long": train_set.too_long + test_set.too_long,
+    }
