@@ -3,9 +3,10 @@ PYTHON ?= $(firstword $(foreach p,python3.12 python3.11 python3.13 python3,$(if 
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-review clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-review clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -36,14 +37,26 @@ check: $(READY) ## ruff, mypy, the import law, docs up to date
 docs: $(READY) ## write the generated pages again
 	@$(BIN)/python -m docs.generate
 
-pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, and moto's for the tests
+pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, moto's for the tests and the benchmarks' peers
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
 	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
+	@grep -E '^[a-zA-Z0-9_.-]+==' requirements.txt | sed 's/ .*//' > $(VENV)/pinned.txt
+	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 
-bench: bench-gate bench-crash bench-swap bench-review bench-honesty bench-noise bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(READY) ## the gate with a constant model against two bare exactly-once copies
 	@$(BIN)/python -m bench.gate
+
+bench-scoring: $(PEERS) ## the scorer beside the two-chat loop, padded batches, CrossEncoder, ONNX Runtime and OpenVINO
+	@$(BIN)/python -m bench.scoring $(ARGS)
+
+bench-train: $(READY) ## a training step beside stock TRL's on the same pairs
+	@$(BIN)/python -m bench.train $(ARGS)
+
+$(PEERS): $(READY) requirements-peers.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements-peers.txt || echo "some peers cannot be installed here; they will be null"
+	@touch $(PEERS)
 
 bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothing lost or repeated
 	@$(BIN)/python -m bench.crash

@@ -255,14 +255,13 @@ def erase(
     raw = _key_of(key, key_base64)
     from review.store import opened
     from stream.trace import of_key
-    from trainer.starter_files import erase_from_starters
+    from trainer.starter_files import erase_from_starters, starters_of
 
     kept, values = of_key(settings.kafka, settings.topics, raw)
     with opened(settings.review.database_url, settings.review.second_share) as store:
-        values |= store.values_of(raw)
+        # the store last: without it nobody knows any more what to look for
+        forgotten = erase_from_starters(starter or starters_of(settings.train.base), values | store.values_of(raw))
         gone = store.erase(raw)
-    places = starter or ([Path(settings.train.base)] if settings.train.base is not None else [])
-    forgotten = erase_from_starters(places, values)
     told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
     said = f"{gone} records erased from the review store, {sum(forgotten.values())} from starters; Kafka still keeps: {told}"
     shown = {"key": key} if key is not None else {"key_base64": key_base64}

@@ -86,7 +86,14 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
     kafka = KafkaSettings(bootstrap_servers=bootstrap)
     port = free_port()
     gate = GateSettings(
-        group=topics.records, metrics_port=port, instance="swap", watch_seconds=0.1, threads=1, audit_rate=0.0, audit_extra_rate=0.0
+        precision="float32",  # what is scored again must come out the same
+        group=topics.records,
+        metrics_port=port,
+        instance="swap",
+        watch_seconds=0.1,
+        threads=1,
+        audit_rate=0.0,
+        audit_extra_rate=0.0,
     )
     commits: list[float] = []
     over = threading.Event()

@@ -237,6 +237,7 @@ def _properties(port: int, controller: int, directory: Path) -> dict[str, str]:
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "group.initial.rebalance.delay.ms": "0",
+        "log.retention.ms": "-1",  # a record from last month would be gone half a minute after it was written
         "group.consumer.session.timeout.ms": "6000",
         "group.consumer.min.session.timeout.ms": "3000",
         "group.consumer.heartbeat.interval.ms": "1000",

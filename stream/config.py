@@ -101,7 +101,10 @@ class GateSettings(Table):
     batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How long judging one poll should take; sets how many records are polled at once."""
     batch_tokens: Annotated[int, Field(ge=64)] = 8_192
-    """Most tokens in one forward pass, padding included; halved by itself when memory runs out."""
+    """Most tokens in one forward pass, padding included; on a CPU what is fastest up to it is measured at start, halved by itself
+    when memory runs out."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrix products run in: `auto` is bfloat16 on a GPU, on a CPU what is faster there and keeps the fingerprint."""
     device: str = "auto"
     """`auto` takes the GPU if there is one; else a torch device such as `cpu` or `cuda:1`."""
     reading_process: bool = True

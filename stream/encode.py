@@ -71,6 +71,11 @@ class Encoder:
         return [*shared, *self.template.right], [*shared, *self.template.wrong]
 
 
+def last_read(answer: Sequence[int], pad_id: int) -> int:
+    """Return the place within an answer where transformers reads the reward: the rightmost token that is not the pad id."""
+    return max(place for place, token in enumerate(answer) if token != pad_id)
+
+
 def _template(tokenizer: PreTrainedTokenizerBase, words: tuple[str, str], encoding: Encoding) -> Template:
     if encoding == "joined@1":
         end = [int(tokenizer.eos_token_id)]

@@ -167,6 +167,8 @@ class Follower(threading.Thread):
         version = self._resolved(registry, self._settings.model)
         if version is None or version.digest == model.digest:
             return model
+        if self._shadow is not None and self._shadow.model.digest == version.digest:
+            return self._shadow.model  # loaded and verified already, and warm
         return self._loaded(registry, version, "model") or model
 
     def _new_shadow(self, registry: Registry, champion: "LiveModel") -> "Shadow | None":
@@ -210,7 +212,7 @@ class Follower(threading.Thread):
         from stream.live_model import load_live_model  # noqa: PLC0415
 
         try:
-            return load_live_model(registry.verified(str(version.number)), self._settings)
+            return load_live_model(registry.verified(str(version.number)), self._settings, self._current.judge.model)
         except WinnowError as error:
             self._refuse(version.digest, what, error)
         except (RuntimeError, ValueError, OSError, KeyError) as error:

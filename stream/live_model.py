@@ -4,6 +4,7 @@ Enters: a registry and a reference. Leaves: a LiveModel whose digest is that of 
 Source of the rule: law 6.
 """
 
+import logging
 import time
 from typing import NamedTuple, cast
 
@@ -20,6 +21,10 @@ from stream.render import Rendering
 from stream.score import Scorer
 
 _WARM_UP_RECORDS = 32
+_BUDGETS, _USUAL_TOKENS, _TRIES, _LONG_SECONDS = (1_024, 2_048, 4_096), 64, 3, 0.5
+_MOST_D = 0.05  # nats: what a threshold was certified for must not drift where P is flat
+
+log = logging.getLogger("winnow.model")
 
 
 class LiveModel(NamedTuple):
@@ -34,13 +39,21 @@ class LiveModel(NamedTuple):
     records_per_second: float
 
 
-def load_live_model(version: Version, settings: GateSettings) -> LiveModel:
-    """Load a version whose files have been verified. Raises ModelRefused when its head or fingerprint is not as published."""
+def load_live_model(version: Version, settings: GateSettings, like: LiveModel | None = None) -> LiveModel:
+    """Load a version whose files have been verified. Raises ModelRefused when its head or fingerprint is not as published.
+
+    like: the model in service; one of the same shape runs as that does, so that a swap measures nothing beside live batches.
+    """
     device = pick_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    scorer = load_scorer(version, device, settings.batch_tokens)
-    check_fingerprint(version, scorer)
+    scorer = load_scorer(version, device, settings.batch_tokens, settings.precision)
+    if like is not None and settings.precision == "auto" and like.scorer.is_shaped_as(scorer):
+        scorer, records_per_second = _run_as(version, scorer, like), like.records_per_second
+    else:
+        scorer = _fastest(version, scorer, settings)
+        records_per_second = warm_up(scorer)
+    scorer.let_go()
     manifest = version.manifest
     threshold = manifest.threshold.p_chosen if settings.threshold is None else settings.threshold
     return LiveModel(
@@ -50,8 +63,18 @@ def load_live_model(version: Version, settings: GateSettings) -> LiveModel:
         cast(Rendering, manifest.rendering),
         Calibration(manifest.calibration.temperature, manifest.calibration.bias),
         round(threshold, 6),
-        warm_up(scorer),
+        records_per_second,
     )
+
+
+def _run_as(version: Version, scorer: Scorer, like: LiveModel) -> Scorer:
+    """Return the scorer in the precision and with the budget of another model, in its own precision where the other fails it."""
+    found = scorer.in_precision(like.scorer.precision)
+    if not _holds(version, found):
+        check_fingerprint(version, scorer)
+        found = scorer
+    found.budget_tokens = like.scorer.budget_tokens
+    return found
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -61,14 +84,14 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def load_scorer(version: Version, device: torch.device, batch_tokens: int) -> Scorer:
-    """Load weights and tokenizer of a version, in float32 on a CPU and bfloat16 on a GPU."""
+def load_scorer(version: Version, device: torch.device, batch_tokens: int, precision: str = "auto") -> Scorer:
+    """Load weights and tokenizer of a version, by `auto` in float32 on a CPU and bfloat16 on a GPU. Raises ModelRefused."""
     manifest = version.manifest
     try:
         tokenizer = AutoTokenizer.from_pretrained(version.directory)
         model = AutoModelForSequenceClassification.from_pretrained(
             version.directory,
-            dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
+            dtype=torch.float32 if device.type == "cpu" or precision == "float32" else torch.bfloat16,
             attn_implementation="sdpa",
             use_safetensors=True,
         )
@@ -80,6 +103,64 @@ def load_scorer(version: Version, device: torch.device, batch_tokens: int) -> Sc
     if encoder.pad_id != manifest.pad_id:
         raise ModelRefused(f"{version.label}: the tokenizer pads with {encoder.pad_id}, the manifest says {manifest.pad_id}")
     return Scorer(cast(PreTrainedModel, model.to(device).eval()), encoder, batch_tokens)
+
+
+def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer:
+    """Return the scorer in the precision of the settings, or the fastest that holds the fingerprint; the first is the model's own.
+
+    Raises FingerprintDiffers.
+    """
+    wanted = settings.precision
+    if wanted != "auto":
+        scorer = scorer.in_precision(getattr(torch, wanted))
+        if scorer.precision != getattr(torch, wanted):
+            raise ModelRefused(f"gate.precision = {wanted}, but {version.label} runs in {scorer.precision} alone; set it to auto")
+    check_fingerprint(version, scorer)
+    if scorer.device.type != "cpu":
+        return scorer
+    scorer.budget_tokens, seconds = fastest_budget(scorer, settings.batch_tokens)
+    if wanted == "auto" and torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - the only name torch has for it
+        other = scorer.in_precision(torch.bfloat16)
+        if other.precision == scorer.precision or not _holds(version, other):
+            return scorer
+        other.budget_tokens, its_seconds = fastest_budget(other, settings.batch_tokens)
+        if its_seconds < seconds:
+            return other
+    return scorer
+
+
+def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
+    """Return the token budget that scores fastest, and its seconds per token; larger ones are not tried when one takes long."""
+    found: list[tuple[float, int]] = []
+    usual = min(_USUAL_TOKENS, scorer.encoder.max_record_tokens)
+    for budget in [*(each for each in _BUDGETS if each < most_tokens), most_tokens]:
+        scorer.budget_tokens = budget
+        rows = [[_plain_token(scorer)] * usual] * max(1, budget // (usual + scorer.encoder.template.shared_overhead_tokens))
+        taken = []
+        for _ in range(_TRIES):
+            begun = time.perf_counter()
+            scorer.rewards(rows)
+            taken.append(time.perf_counter() - begun)
+        found.append((min(taken) / (len(rows) * usual), budget))
+        if min(taken) > _LONG_SECONDS:
+            break
+    seconds, budget = min(found)
+    return budget, seconds
+
+
+def _holds(version: Version, scorer: Scorer) -> bool:
+    """Return whether the fingerprint holds in this precision, in P and, where P says little, in d."""
+    try:
+        check_fingerprint(version, scorer)
+        fingerprint = version.manifest.fingerprint
+        found, said = fingerprint_rewards(scorer, fingerprint.texts), np.array(fingerprint.rewards, dtype=np.float32).reshape(-1, 2)
+        worst = float(np.abs((found - said) @ (1.0, -1.0)).max(initial=0.0)) / version.manifest.calibration.temperature
+        if not worst <= _MOST_D:
+            raise FingerprintDiffers(f"calibrated d differs by {worst:.3g}, the limit is {_MOST_D}")
+    except FingerprintDiffers as error:
+        log.info("not scored in this precision", extra={"precision": str(scorer.precision), "detail": str(error)})
+        return False
+    return True
 
 
 def fingerprint_rewards(scorer: Scorer, texts: tuple[str, ...]) -> np.ndarray:
@@ -104,12 +185,16 @@ def check_fingerprint(version: Version, scorer: Scorer) -> None:
 
 def warm_up(scorer: Scorer) -> float:
     """Run the longest record the model takes and a usual batch, and return the records per second of the latter."""
-    encoder = scorer.encoder
-    token = next(i for i in range(len(encoder.control_ids) + 256) if i not in encoder.control_ids)
-    longest = min(encoder.max_record_tokens, max(1, scorer.budget_tokens - encoder.template.shared_overhead_tokens))
-    scorer.rewards([[token] * longest])
+    encoder, token = scorer.encoder, _plain_token(scorer)
+    scorer.rewards([[token] * encoder.max_record_tokens])
     usual = [[token] * min(80, encoder.max_record_tokens)] * _WARM_UP_RECORDS
     scorer.rewards(usual)
     begun = time.perf_counter()
     scorer.rewards(usual)
     return _WARM_UP_RECORDS / max(1e-6, time.perf_counter() - begun)
+
+
+def _plain_token(scorer: Scorer) -> int:
+    """Return an id that is no control token."""
+    control = scorer.encoder.control_ids
+    return next(i for i in range(len(control) + 256) if i not in control)

@@ -2,21 +2,28 @@
 
 One sequence per record, `[head][record][tail][right][wrong]`: the wrong answer does not see the right one and both
 start at the same position, so each reward is what the plain chat would give. `reference_rewards` is that plain chat.
+Scoring runs shared_pass.py; `shared_batch` and `pooled_rewards` are the same with transformers' trunk, for training and
+for trunks of another shape.
 
 Shapes: B rows, T tokens, H hidden; ids_BT int64, mask_B1TT additive in the model's dtype, rewards_B2 float32.
 """
 
+import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from foundation.errors import ModelRefused
 from stream.batching import batches
-from stream.encode import Encoder, Template
+from stream.encode import Encoder, Template, last_read
+from stream.shared_pass import SharedPass, UnknownShape
 from stream.tokenise import Ids
+
+log = logging.getLogger("winnow.score")
 
 
 class SharedBatch(NamedTuple):
@@ -53,18 +60,13 @@ def shared_batch(
     sees_BTT = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
     sees_BTT &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
     mask = torch.zeros(sees_BTT.shape, dtype=dtype, device=device).masked_fill_(~sees_BTT, torch.finfo(dtype).min)
-    pooled = [prefix_B + _last_read(template.right, pad_id), prefix_B + right + _last_read(template.wrong, pad_id)]
+    pooled = [prefix_B + last_read(template.right, pad_id), prefix_B + right + last_read(template.wrong, pad_id)]
     return SharedBatch(
         torch.from_numpy(ids_BT).to(device),
         torch.from_numpy(positions_BT).to(device),
         mask[:, None],
         torch.from_numpy(np.stack(pooled, axis=1)).to(device),
     )
-
-
-def _last_read(answer: tuple[int, ...], pad_id: int) -> int:
-    """Place within an answer where transformers reads the reward: the rightmost token that is not the pad id."""
-    return max(place for place, token in enumerate(answer) if token != pad_id)
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:
@@ -87,14 +89,54 @@ def read_rewards(model: PreTrainedModel, hidden_BTH: torch.Tensor, pooled_B2: to
     return (hidden_BTH[rows_B1, pooled_B2].float() @ weight.float().T).squeeze(-1)
 
 
+def refuse_windows(model: PreTrainedModel, longest_tokens: int) -> None:
+    """Refuse a trunk whose layers see a window shorter than the longest chat: a ready mask makes transformers skip the window.
+
+    Raises ModelRefused.
+    """
+    config = model.config
+    window = getattr(config, "sliding_window", None)
+    if "sliding_attention" in (getattr(config, "layer_types", None) or []) and window is not None and window < longest_tokens:
+        raise ModelRefused(
+            f"{config.model_type}: layers see {window} tokens, a chat may have {longest_tokens}; set train.max_length to {window} or less"
+        )
+
+
 class Scorer:
     """A reward model in service: record ids in, both rewards out."""
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, budget_tokens: int) -> None:
-        """Take a one-output sequence classifier in eval mode on its device; the budget is rows × longest row."""
+    def __init__(self, model: PreTrainedModel, encoder: Encoder, budget_tokens: int, precision: torch.dtype | None = None) -> None:
+        """Take a one-output sequence classifier in eval mode on its device; the budget is rows × longest row.
+
+        precision: what matrix products run in, the model's own type by default. A trunk that shared_pass.py does not know
+        runs as transformers runs it, in its own type. Raises ModelRefused.
+        """
+        refuse_windows(model, encoder.max_length)
         self.model = model
         self.encoder = encoder
         self.budget_tokens = budget_tokens
+        self.device = model.device
+        self.precision = precision or model.dtype
+        try:
+            self._pass: SharedPass | None = SharedPass(model, encoder.template, encoder.pad_id, self.precision)
+        except UnknownShape as unknown:
+            log.info("scored by transformers' own forward", extra={"shape": str(unknown), "precision": str(model.dtype)})
+            self._pass = None
+            self.precision = model.dtype
+
+    def in_precision(self, precision: torch.dtype) -> "Scorer":
+        """Return a scorer of the same model whose matrix products run in another type, where its trunk is known."""
+        return self if precision == self.precision else Scorer(self.model, self.encoder, self.budget_tokens, precision)
+
+    def let_go(self) -> None:
+        """Free the weights that the pass has packed for itself; only scoring is left."""
+        if self._pass is not None:
+            cast(Any, self.model).to("meta")
+
+    def is_shaped_as(self, other: "Scorer") -> bool:
+        """Return whether the other model takes as long as this one, on the same device."""
+        mine, its = (tuple((name, each.shape) for name, each in scorer.model.named_parameters()) for scorer in (self, other))
+        return mine == its and self.device == other.device
 
     def rewards(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         """Return rewards_B2 (right, wrong) in the order given, whatever batches they were scored in."""
@@ -104,11 +146,15 @@ class Scorer:
             rewards_B2[places] = self._one_batch([records[place] for place in places])
         return rewards_B2
 
-    @torch.inference_mode()
     def _one_batch(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
-        batch = shared_batch(records, self.encoder.template, self.encoder.pad_id, self.model.dtype, self.model.device)
-        rewards: np.ndarray = pooled_rewards(self.model, batch).cpu().numpy()
+        found = self._by_transformers(records) if self._pass is None else self._pass.rewards(records)
+        rewards: np.ndarray = found.cpu().numpy()
         return rewards
+
+    @torch.inference_mode()
+    def _by_transformers(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:
+        batch = shared_batch(records, self.encoder.template, self.encoder.pad_id, self.model.dtype, self.model.device)
+        return pooled_rewards(self.model, batch)
 
 
 @torch.inference_mode()

@@ -9,8 +9,10 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import torch
@@ -22,6 +24,8 @@ from trainer.bases import Base
 from trainer.config import TrainSettings
 from trainer.pairs import Pair
 from trainer.reward import Trained, train_reward
+
+_TRAINER = "WINNOW_TRAINER_PROCESS"
 
 
 def train(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], settings: TrainSettings, work: Path) -> Trained:
@@ -55,13 +59,23 @@ def _run(count: int, job: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *place, "-m", "trainer.processes", str(job)],
         stdout=subprocess.DEVNULL,  # stdout carries results
-        env={"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo", **os.environ},
+        env={"OMP_NUM_THREADS": threads, "GLOO_SOCKET_IFNAME": "lo", **os.environ, _TRAINER: str(os.getpid())},
         check=False,
     )
     if done.returncode != 0:
         raise ModelRefused(
             f"a training on {count} processes (train.processes) failed with exit status {done.returncode}; it said why above"
         )
+
+
+def _end_with_the_trainer(process: int) -> None:
+    """Leave when the trainer is gone, however it went: torchrun would go on for hours, for nobody."""
+    while True:
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
 
 
 def _pairs(path: Path) -> list[Pair]:
@@ -72,6 +86,7 @@ def _pairs(path: Path) -> list[Pair]:
 def main() -> None:
     """Train as one of several processes; the first writes the model and what was measured."""
     logs.quiet_libraries()
+    Thread(target=_end_with_the_trainer, args=(int(os.environ[_TRAINER]),), daemon=True).start()
     job = Path(sys.argv[1])
     settings = TrainSettings.model_validate_json((job / "settings.json").read_text())
     model: Any = AutoModelForSequenceClassification.from_pretrained(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from foundation.errors import ModelRefused
+from foundation.errors import ModelRefused, RegistryUnreachable
 from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
 from model_registry.report import REPORT_JSON
 from trainer.evaluate import Promotion
@@ -46,6 +46,8 @@ def conclude(registry: Registry, version: Version, decision: dict[str, Any], ste
     over = decision["over"]
     if decision["promoted"] and over is not None and registry.advance(str(number), str(over), str(decision["why"])):
         return Promotion(True, str(decision["why"]))
+    if number in _been(registry, CHAMPION):  # somebody else concludes it too, and was first
+        return Promotion(True, str(decision["why"]))
     why = str(decision["why"])
     if decision["promoted"]:
         why = _PINNED if registry.is_pinned() else _OVERTAKEN
@@ -61,17 +63,24 @@ def finish_interrupted(registry: Registry) -> None:
     try:
         raw = registry.read(newest, REPORT_JSON)
         decision = None if raw is None else json.loads(raw).get("decision")
-    except ModelRefused as error:
-        log.error("what an earlier cycle decided cannot be read", extra={"version": newest.label, "detail": str(error)})  # noqa: TRY400
-        return
-    if decision is not None:
-        conclude(registry, newest, decision)
+        if decision is not None:
+            conclude(registry, newest, decision)
+    except RegistryUnreachable:
+        raise
+    except ModelRefused as error:  # a broken version must not be in the way of the next one
+        log.error("an earlier cycle cannot be finished", extra={"version": newest.label, "detail": str(error)})  # noqa: TRY400
 
 
 def newest_of_cycles(registry: Registry) -> Version | None:
-    """Return the newest version that was trained on the verdict topic."""
+    """Return the newest version that was trained on the verdict topic, of those that can be read."""
     for number in reversed(registry.versions()):
-        version = registry.resolve(str(number))
+        try:
+            version = registry.resolve(str(number))
+        except RegistryUnreachable:
+            raise
+        except ModelRefused as error:
+            log.warning("a version is passed over", extra={"version": number, "detail": str(error)})
+            continue
         if version.manifest.verdict_offsets:
             return version
     return None

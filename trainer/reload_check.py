@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from stream.encode import Encoder
-from stream.score import Scorer
+from stream.score import reference_rewards
 
 
 def main() -> None:
@@ -18,7 +18,8 @@ def main() -> None:
     ).eval()
     tokenizer = AutoTokenizer.from_pretrained(asked["directory"])
     encoder = Encoder(tokenizer, tuple(asked["words"]), asked["encoding"], asked["max_length"])
-    rewards = Scorer(model, encoder, 4_096).rewards([ids or [] for ids in encoder.encode(asked["texts"])])
+    # two plain chats, as transformers runs them: a pass of ours that was wrong would agree with itself
+    rewards = reference_rewards(model, encoder, [ids or [] for ids in encoder.encode(asked["texts"])])
     print(json.dumps(rewards.tolist()))  # noqa: T201
 
 

@@ -5,6 +5,7 @@ Enters: a learned model, what the champion makes of the same records, and what t
 
 import json
 from collections import Counter
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,6 +59,7 @@ def report_of(learned: Learned, judged: Judged, before: Before | None, p_stream:
     """Return the report of a cycle: hold-out and flat draws under the new model, and under the champion of now."""
     first = len(found.sorted.hold_out)
     at_flat = [(n, found.sorted.flat[place - first]) for n, place in enumerate(learned.test_set.places) if place >= first]
+    held_out = {n for n, place in enumerate(learned.test_set.places) if place < first}
     drawn = np.array([n for n, _ in at_flat], dtype=int)
     wrong_flat = np.array([each.counts_as_wrong for _, each in at_flat], dtype=bool)
     p_flat = judged.p_chosen[drawn]
@@ -79,7 +81,7 @@ def report_of(learned: Learned, judged: Judged, before: Before | None, p_stream:
         p_flat_before=None if before is None else rounded(before.judged.p_chosen[drawn]),
         flat_is_wrong=wrong_flat.tolist(),
         flat_weight=[round(1 / each.propensity, 6) for _, each in at_flat],
-        kinds=by_kind(learned.test_set.records, judged, None if before is None else before.judged),
+        kinds=by_kind(learned.test_set.records, judged, None if before is None else before.judged, held_out),
         certificate=certificate._asdict() if isinstance(certificate, Certificate) else None,
         certificate_reason=certificate.reason if isinstance(certificate, Refused) else None,
         wrong_passed=missed,
@@ -99,7 +101,8 @@ def report_of_data(learned: Learned, threshold: Threshold, p_stream: np.ndarray,
         losses=learned.trained.losses, p_test=rounded(judged.p_chosen), is_right=learned.test_is_right.tolist(),
         test_weight=rounded(learned.test_weight), p_before=None, threshold=threshold.p_chosen, threshold_before=None,
         p_stream=quantiles(p_stream), p_stream_before=None, p_flat=[], p_flat_before=None, flat_is_wrong=[], flat_weight=[],
-        kinds=by_kind(learned.test_set.records, judged, None), certificate=None, certificate_reason=threshold.reason, wrong_passed=None,
+        kinds=by_kind(learned.test_set.records, judged, None, range(len(judged.d))),
+        certificate=None, certificate_reason=threshold.reason, wrong_passed=None,
         comparison=None, findings=[finding.sentence for finding in findings], suspects=[], counts=learned.counts, snapshot=digest,
         decision=None,
     )  # fmt: skip
@@ -110,9 +113,11 @@ def report_files(report: Report, name: str) -> dict[str, str]:
     return {REPORT_JSON: json.dumps(report._asdict(), ensure_ascii=False), REPORT_HTML: as_html(report, name)}
 
 
-def by_kind(records: list[Labelled], judged: Judged, before: Judged | None) -> list[tuple[str, int, int, int | None]]:
-    """Return (kind, how many wrong records, held now, held before) of the most frequent kinds that somebody has named."""
-    places = [(n, record.kind) for n, record in enumerate(records) if not record.is_right and record.kind]
+def by_kind(
+    records: list[Labelled], judged: Judged, before: Judged | None, among: Container[int]
+) -> list[tuple[str, int, int, int | None]]:
+    """Return (kind, how many wrong records, held now, held before) of the most frequent kinds named, over the places `among`."""
+    places = [(n, record.kind) for n, record in enumerate(records) if not record.is_right and record.kind and n in among]
 
     def held(model: Judged) -> Counter[str]:
         return Counter(kind for n, kind in places if model.p_chosen[n] < model.threshold)

@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer on ready-made ids: all weights, or a LoRA with the reward head.
+"""TRL's RewardTrainer on ready-made ids, both chats of a pair in one pass: all weights, or a LoRA with the reward head.
 
 Enters: a base and pairs. Leaves: the trained model, LoRA merged in, and TRL's evaluation on the held-out pairs.
 """
@@ -14,14 +14,13 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback
-from trl import RewardConfig, RewardTrainer
-from trl.trainer.reward_trainer import DataCollatorForPreference
+from trl import RewardConfig
 
 from foundation.errors import DataRefused
 from trainer.bases import Base
 from trainer.config import TrainSettings
+from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.pairs import Pair, as_columns
 
 SMALL_PARAMETERS = 20_000_000
@@ -52,39 +51,6 @@ class Bar(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the bar away."""
         self._bar.stop()
-
-
-class WeightedCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """TRL's collator, which drops every column but ids and margin, with weight and doubt kept: float tensors of a batch's length."""
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return what TRL's collator does, and `weight` and `doubt`."""
-        batch: dict[str, Any] = super().torch_call(examples)
-        for name in ("weight", "doubt"):
-            batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float)
-        return batch
-
-
-class WeightedRewardTrainer(RewardTrainer):  # type: ignore[misc]
-    """TRL's trainer with a weight and a doubt per pair; with weight 1 and doubt 0 its loss is TRL's own.
-
-    A doubt s makes the target soft: the loss is (1-s) of the pair's own and s of the pair turned round.
-    """
-
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns: list[str] = ["chosen_ids", "rejected_ids", "margin", "weight", "doubt"]
-
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        """Return the loss of a batch, from TRL's own forward pass."""
-        weight_B, doubt_B = inputs.pop("weight"), inputs.pop("doubt")
-        _, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
-        chosen_B, rejected_B = torch.chunk(outputs.logits.squeeze(-1), 2)
-        d_B = chosen_B - rejected_B - inputs["margin"]
-        loss_B = -(1 - doubt_B) * nn.functional.logsigmoid(d_B) - doubt_B * nn.functional.logsigmoid(-d_B)
-        loss = (weight_B * loss_B).mean()
-        if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen_B + rejected_B) ** 2)
-        return (loss, outputs) if return_outputs else loss
 
 
 class Trained(NamedTuple):
@@ -137,13 +103,13 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
     if settings.method == "lora":
         # SEQ_CLS keeps and saves the reward head; with CAUSAL_LM it would stay random and unsaved (trl#578)
         lora = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, task_type="SEQ_CLS", target_modules="all-linear")
-    trainer = WeightedRewardTrainer(
+    trainer = OnePassRewardTrainer(
         model=base.model,
         args=config,
         train_dataset=Dataset.from_dict(as_columns(pairs)),
         eval_dataset=Dataset.from_dict(as_columns(held_out)) if held_out else None,
         processing_class=base.tokenizer,
-        data_collator=WeightedCollator(pad_token_id=base.tokenizer.pad_token_id),
+        data_collator=PairCollator(base.tokenizer.pad_token_id),
         peft_config=lora,
     )
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which carries results

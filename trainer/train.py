@@ -21,7 +21,7 @@ from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
 from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.render import Rendering
-from stream.score import Scorer
+from stream.score import Scorer, refuse_windows
 from trainer.bases import Base, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
 from trainer.check import Finding, check
@@ -72,6 +72,7 @@ def learn_from(
     base: Base, encoder: Encoder, learn: list[Labelled], test: list[Labelled], stream: list[str], settings: TrainSettings, work: Path
 ) -> Learned:
     """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused."""
+    refuse_windows(base.model, encoder.max_length)
     train_set = encode_labelled(learn, encoder, RENDERING)
     test_set = encode_labelled(test, encoder, RENDERING)
     # audit draws that no training may see are among them; what people call wrong is not drawn as right

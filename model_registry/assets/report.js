@@ -2,15 +2,20 @@
 // Draws a training report into #report from the figures in #figures, or from drawReport(element, figures, words).
 
 const REPORT_WORDS = {
-  loss: "Training loss", reliability: "Reliability on held-out records", trade: "What a threshold holds and what it lets pass",
+  loss: "Training loss", reliability: "Reliability on records it has not learned", trade: "What a threshold holds and what it lets pass",
   step: "step", said: "P(right) as said", was: "share that was right", held: "share of the stream held", passed: "wrong among the passing",
   threshold: "threshold", certified: "certified threshold", champion: "champion then", model: "this version", none: "no certificate",
   try: "Try another threshold", counts: "Records", auroc: "AUROC", recall: "Wrong records held", findings: "What the check found",
-  suspects: "Doubtful verdicts", decision: "Decision", promoted: "takes over", refused: "stays challenger", difference: "difference, 95 %",
-  kind: "Kind of error", wrongs: "wrong in the hold-out", heldnow: "held by this version", heldthen: "held by the champion then", estimate: "Wrong among the passing, estimated", audits: "audit draws", heldout: "held-out records",
+  suspects: "Doubtful verdicts", decision: "Decision", promoted: "may take over", refused: "stays challenger", difference: "difference, 95 %",
+  kind: "Kind of error", wrongs: "wrong in the hold-out", heldnow: "held by this version", heldthen: "held by the champion then", estimate: "Wrong among the passing, estimated", audits: "audit draws", heldout: "held-out and drawn records",
 };
 
-function drawReport(root, report, words = REPORT_WORDS) {
+function drawReport(root, made, words = REPORT_WORDS) {
+  // reports of earlier versions lack some of these, and are shown for ever
+  const report = {
+    test_weight: made.p_test.map(() => 1), flat_weight: made.p_flat.map(() => 1), p_stream_before: null, p_flat_before: null, kinds: [], decision: null,
+    ...made,
+  };
   const NS = "http://www.w3.org/2000/svg";
   const W = 360, H = 220, L = 40, R = 10, T = 10, B = 30;
 

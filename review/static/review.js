@@ -9,6 +9,7 @@ let current = null; // what the last lease gave, or null when nothing is left
 let ahead = null; // a promise of the next one
 let answered = []; // decision ids in the order of my answers, for undo
 let note = "";
+let marked = null; // the path of the field that is said to be wrong
 let busy = false;
 let inFlight = null; // the last answer on its way
 let correcting = null; // the lease that the open correction belongs to
@@ -44,7 +45,9 @@ function fact(name, value) {
 }
 
 function fieldRow(field) {
-  const heading = make("th", {scope: "row"}, plain(field.path));
+  const pick = make("button", {type: "button", class: "pick", "aria-pressed": "false", title: words.mark_field}, plain(field.path));
+  pick.addEventListener("click", () => mark(pick, field.path));
+  const heading = make("th", {scope: "row"}, pick);
   const cell = make("td", {class: "value"}, plain(field.value));
   const row = make("tr", {}, heading, cell);
   if (field.characters > field.value.length) cell.append(make("div", {class: "more"}, `${words.cut} ${field.characters}`));
@@ -56,8 +59,16 @@ function fieldRow(field) {
   return row;
 }
 
+// which field is wrong, as far as the reviewer says: travels with the verdict
+function mark(pick, path) {
+  marked = marked === path ? null : path;
+  for (const other of document.querySelectorAll(".pick")) other.setAttribute("aria-pressed", "false");
+  pick.setAttribute("aria-pressed", String(marked !== null));
+}
+
 function show(lease) {
   current = lease;
+  marked = null;
   note = ""; // it was meant for the record that leaves the screen
   byId("note").value = "";
   const main = byId("record");
@@ -134,6 +145,7 @@ async function answer(verdict, correction, corrected = current) {
   const lease = corrected;
   const said = {lease: lease.lease, verdict, note};
   if (correction !== undefined) said.correction = correction;
+  if (verdict === "wrong" && marked !== null && lease === current) said.field = marked;
   if (correction !== undefined) { // rules may refuse a correction: wait before going on
     busy = true;
     try { tell(lease, verdict, await ask("POST", place(lease, "verdict"), said)); } finally { busy = false; }

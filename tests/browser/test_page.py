@@ -142,6 +142,12 @@ def test_undo_note_correct_skip_and_history_from_the_keyboard(page: Page, url: s
     page.wait_for_selector("#list-dialog[open] li")
     assert "seen on site" in page.locator("#list").inner_text()
     leave_dialog(page)
+    picked = page.locator(".pick").nth(1)
+    picked.focus()
+    page.keyboard.press("Enter")
+    assert picked.get_attribute("aria-pressed") == "true"
+    field = picked.inner_text()
+    picture(page, "review-picked")
     page.keyboard.press("2")
     page.wait_for_function("() => document.getElementById('said').textContent.includes('not taken back')")
     shown = decision_shown(page)
@@ -158,7 +164,8 @@ def test_undo_note_correct_skip_and_history_from_the_keyboard(page: Page, url: s
     page.keyboard.press("s")
     page.wait_for_function("(before) => document.querySelector('main h2')?.textContent !== before", arg=skipped)
     wait_until(lambda: len(events(tables)) == 3, 30)
-    assert [event["verdict"] for event in events(tables) if event["decision_id"] == "in:1:0"] == ["right", "wrong"]
+    said = [(event["verdict"], event["field"]) for event in events(tables) if event["decision_id"] == "in:1:0"]
+    assert said == [("right", None), ("wrong", field)], "a marked field goes with its own verdict alone"
     assert sorted(m.value() for m in released(tables, 2)) == sorted([twin(0), twin(99)])
 
 

@@ -18,7 +18,7 @@ from model_registry.config import RegistrySettings
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_JSON
 from stream.config import GateSettings, KafkaSettings
-from stream.live_model import load_live_model
+from stream.live_model import load_live_model, load_scorer
 from stream.render import Rendered
 from stream.score import reference_rewards
 from tests.conftest import WORDS
@@ -26,6 +26,7 @@ from trainer.calibrate import cold_threshold, fit, right_held_threshold
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, write_labelled
 from trainer.joint import changed_range
+from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.starter_files import digest_of
 from trainer.train import import_checkpoint, train_and_publish
@@ -64,6 +65,45 @@ def test_minutes_become_steps_and_steps_alone_decide(twin_texts: list[Rendered],
     assert said == [timed.steps]
     fixed = train_starter(twin_texts, WORDS, Plan(steps=timed.steps, pairs_per_batch=4), TINY)
     assert save_starter(timed, [], tmp_path / "a", {}) == save_starter(fixed, [], tmp_path / "b", {})
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_one_pass_over_a_pair_has_the_loss_and_gradient_of_two_plain_chats(attention: str, starter_directory: Path, tmp_path: Path) -> None:
+    directory = starter_directory / "reward"
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    random = np.random.default_rng(3)
+
+    def ids(count: int) -> list[int]:
+        return [int(each) for each in random.integers(5, 500, count)]
+
+    pad = tokenizer.pad_token_id
+    pairs = [([*(same := ids(n)), *ids(a)], [*same, *ids(b)]) for n, a, b in ((30, 2, 3), (1, 1, 1), (0, 4, 9), (57, 1, 2))]
+    pairs.append(([9, 8, 7, pad], [9, 8, 7, 6, pad]))  # the first is read at a token that both share
+    columns = {"chosen_ids": [c for c, _ in pairs], "rejected_ids": [r for _, r in pairs], "margin": [0.0, 1.0, 0.5, 0.2, 0.0]}
+    found = []
+    for ours in (False, True):
+        model = AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation=attention)
+        config = RewardConfig(
+            output_dir=str(tmp_path / str(ours)), use_cpu=True, bf16=False, max_length=None, report_to="none",
+            center_rewards_coefficient=0.01, gradient_checkpointing=False, dataloader_pin_memory=False, remove_unused_columns=True,
+        )  # fmt: skip
+        more = {"weight": [1.0] * len(pairs), "doubt": [0.0] * len(pairs)} if ours else {}
+        kind, collator = (OnePassRewardTrainer, {"data_collator": PairCollator(pad)}) if ours else (RewardTrainer, {})
+        trainer = kind(
+            model=model, args=config, train_dataset=Dataset.from_dict({**columns, **more}), processing_class=tokenizer, **collator
+        )
+        trainer.model.eval()
+        batch = trainer.data_collator(
+            [{**dict(zip(columns, row, strict=True)), "weight": 1.0, "doubt": 0.0} for row in zip(*columns.values(), strict=True)]
+        )
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        found.append((loss.item(), {name: each.grad.clone() for name, each in trainer.model.named_parameters() if each.grad is not None}))
+    (plain, of_plain), (one, of_one) = found
+    assert one == pytest.approx(plain, abs=1e-6)
+    assert of_plain.keys() == of_one.keys()
+    for name, gradient in of_plain.items():
+        assert torch.allclose(gradient, of_one[name], atol=1e-6), name
 
 
 def test_two_processes_share_one_training(tables: Any, starter_directory: Path, verdicts: Path) -> None:
@@ -113,9 +153,10 @@ def test_training_publishes_a_version_that_serves(method: str, tables: Any, star
     assert manifest.data_counts["train"] + manifest.data_counts["held_out"] == 60
     assert any(name.startswith("adapter/") for name in manifest.files) == (method == "lora")
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in manifest.files)
-    live = load_live_model(registry.verified("2"), GateSettings())
+    live = load_live_model(registry.verified("2"), GateSettings(precision="float32"))
     ids = [i for i in live.scorer.encoder.encode(["name: 北京", "phone: ddee"]) if i is not None]
-    assert np.abs(live.scorer.rewards(ids) - reference_rewards(live.scorer.model, live.scorer.encoder, ids)).max() <= 1e-5
+    whole = load_scorer(registry.verified("2"), torch.device("cpu"), 8_192)
+    assert np.abs(live.scorer.rewards(ids) - reference_rewards(whole.model, whole.encoder, ids)).max() <= 1e-5
 
 
 def test_a_base_without_a_head_needs_data(tables: Any, starter_directory: Path) -> None:
@@ -145,7 +186,7 @@ def test_stock_trl_trains_on_our_files_and_we_adopt_what_it_saves(
     version = import_checkpoint(tables, TrainSettings(), tmp_path / "adopt", "chat")
     assert version.manifest.method == "imported"
     assert "training_args.bin" not in version.manifest.files
-    live = load_live_model(Registry(tables.registry).verified("1"), GateSettings())
+    live = load_live_model(Registry(tables.registry).verified("1"), GateSettings(precision="float32"))
     text = "南京市玄武区"
     chats = [[{"role": "user", "content": text}, {"role": "assistant", "content": word}] for word in WORDS]
     tokenizer = trainer.processing_class

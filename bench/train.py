@@ -1,0 +1,109 @@
+"""A training step beside stock TRL's on the same pairs: seconds a step, and the loss of both over the last fifth of the steps.
+
+Both begin with the same starter, take the same pairs in the same order, with eager attention; stock TRL pads two plain
+chats a pair, ours reads what they share once. Runs alternate; the last line is one JSON object.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback
+from trl import RewardConfig, RewardTrainer
+
+from bench.machine import keep
+from demo.twins import UNREADABLE, take
+from model_registry.config import RegistrySettings
+from stream.config import GateSettings, KafkaSettings
+from stream.encode import Encoder
+from trainer.bases import load_base
+from trainer.config import TrainSettings
+from trainer.datasets import Labelled
+from trainer.make_starter import make_starter
+from trainer.one_pass import OnePassRewardTrainer, PairCollator
+from trainer.pairs import Pair, as_columns, contrastive_pairs, encode_labelled, rendered, verdict_pairs
+
+WORDS = ("正确", "错误")
+FASTER, SAME_LOSS = 1.6, 0.02
+
+
+def pairs_of(directory: Path, verdicts: int, contrastive: int, seed: int) -> list[Pair]:
+    """Return verdict pairs and contrastive ones, as a cycle mixes them."""
+    twins = [twin for twin in take(verdicts + 3_000, seed) if twin.truth.kind != UNREADABLE]
+    encoder = Encoder(load_base(str(directory)).tokenizer, WORDS, "chat@1", 2_048)
+    said = [Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in twins[:verdicts]]
+    free = rendered([twin.value.decode() for twin in twins[verdicts:]], "fields@1")
+    pairs = [*verdict_pairs(encode_labelled(said, encoder, "fields@1"), encoder), *contrastive_pairs(free, encoder, contrastive, seed)]
+    return [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))]
+
+
+def run(directory: Path, pairs: list[Pair], seed: int, place: Path, *, is_ours: bool) -> tuple[float, list[float]]:
+    """Train one epoch; return seconds a step and the losses."""
+    base = load_base(str(directory))
+    columns = as_columns(pairs)
+    if not is_ours:
+        columns = {name: column for name, column in columns.items() if name not in ("weight", "doubt")}
+    config = RewardConfig(
+        output_dir=str(place), per_device_train_batch_size=16, num_train_epochs=1, learning_rate=3e-4, max_length=None, seed=seed,
+        center_rewards_coefficient=0.01, activation_checkpointing=False, gradient_checkpointing=False, bf16=False, use_cpu=True,
+        dataloader_pin_memory=False, save_strategy="no", report_to="none", logging_steps=1, disable_tqdm=True,
+    )  # fmt: skip
+    kind = OnePassRewardTrainer if is_ours else RewardTrainer
+    more: dict[str, Any] = {"data_collator": PairCollator(base.tokenizer.pad_token_id)} if is_ours else {}
+    trainer = kind(model=base.model, args=config, train_dataset=Dataset.from_dict(columns), processing_class=base.tokenizer, **more)
+    trainer.remove_callback(PrinterCallback)
+    begun = time.perf_counter()
+    trainer.train()
+    seconds = (time.perf_counter() - begun) / trainer.state.max_steps
+    return seconds, [float(line["loss"]) for line in trainer.state.log_history if "loss" in line]
+
+
+def main() -> None:
+    """Run all and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--verdicts", type=int, default=400)
+    parser.add_argument("--contrastive", type=int, default=800)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    runs: dict[bool, list[tuple[float, list[float]]]] = {True: [], False: []}
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        twins = [twin.value for twin in take(3_000, 0) if twin.truth.kind != UNREADABLE]
+        (place / "twins.jsonl").write_bytes(b"\n".join(twins) + b"\n")
+        tables = SimpleNamespace(
+            kafka=KafkaSettings(), gate=GateSettings(), registry=RegistrySettings(url=str(place / "r")), train=TrainSettings()
+        )
+        make_starter(tables, str(place / "twins.jsonl"), place / "starter", None, 60, 0, 3_000)
+        for seed in range(given.seeds):
+            pairs = pairs_of(place / "starter", given.verdicts, given.contrastive, seed)
+            for is_ours in (seed % 2 == 0, seed % 2 == 1):
+                runs[is_ours].append(run(place / "starter", pairs, seed, place / "trl", is_ours=is_ours))
+
+    def last_fifth(losses: list[float]) -> float:
+        return float(np.mean(losses[-max(1, len(losses) // 5) :]))
+
+    ratios = [stock[0] / ours[0] for stock, ours in zip(runs[False], runs[True], strict=True)]
+    loss, its_loss = (float(np.mean([last_fifth(losses) for _, losses in runs[is_ours]])) for is_ours in (True, False))
+    found = {
+        "vs_trl": round(float(np.median(ratios)), 2),
+        "ms_per_step": round(1_000 * float(np.median([each for each, _ in runs[True]])), 1),
+        "ms_per_step_trl": round(1_000 * float(np.median([each for each, _ in runs[False]])), 1),
+        "loss_last_fifth": round(loss, 4),
+        "loss_last_fifth_trl": round(its_loss, 4),
+        "loss_differs_by": round(abs(loss - its_loss) / its_loss, 4),
+        "steps": len(runs[True][0][1]),
+        "seeds": given.seeds,
+    }
+    keep("train", {**found, "passed": found["vs_trl"] >= FASTER and found["loss_differs_by"] <= SAME_LOSS})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Both rewards of a batch in one pass of our own through a Qwen2-, Qwen3- or Llama-shaped trunk.
+
+    [cached head] | record, tail (padded to the longest) | right answer, wrong answer
+
+The prefix sees itself causally and needs no mask; the answers see the prefix and themselves, not each other. Keys and values
+of the template's head are computed once a model. In the last layer only the two tokens whose rewards are read go through
+queries, output and MLP. Gains of the norms are folded into the next weights, the pairs that the rotation turns lie beside
+each other, and the residual stream stays in float32 whatever the matrix products run in.
+
+Shapes: B records, P prefix tokens, A answer tokens, S = P + A, H hidden, N query heads, K key heads, D head width, C cached
+head tokens. What it does not know raises UnknownShape, and the caller keeps transformers' own forward.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from stream.encode import Template, last_read
+from stream.tokenise import Ids
+
+KNOWN = ("qwen2", "qwen3", "llama")
+_STATIC_ROPE = ("default", "linear", "llama3", "proportional")
+_NO_BIAS = ("o_proj.bias", "gate_proj.bias", "up_proj.bias", "down_proj.bias")
+_LEAST_CACHED = 8  # a shorter head costs less than the copies of its keys
+
+
+class UnknownShape(Exception):  # noqa: N818
+    """The trunk is not one that this file can run."""
+
+
+class _Layer(NamedTuple):
+    """Weights of one layer, norms folded in; rows of queries, then keys (both with their pairs side by side), then values."""
+
+    project: torch.Tensor
+    project_bias: torch.Tensor | None
+    gain_ND: torch.Tensor | None
+    out: torch.Tensor
+    gate_up: torch.Tensor
+    down: torch.Tensor
+
+
+class _Batch(NamedTuple):
+    """ids_BS, rotation_BS1D (complex, D/2), mask_B1AS over cached, prefix and answer keys, mask of the prefix if a head is cached."""
+
+    ids_BS: torch.Tensor
+    rotation_BS1D: torch.Tensor
+    mask_B1AS: torch.Tensor
+    mask_prefix: torch.Tensor | None
+
+
+class SharedPass:
+    """A trunk with its head, ready to run; its weights are its own, so those of the model it was made of can be let go."""
+
+    def __init__(self, model: PreTrainedModel, template: Template, pad_id: int, dtype: torch.dtype) -> None:
+        """Fold and pack the weights; `dtype` is what matrix products run in. Raises UnknownShape."""
+        trunk = _checked(model)
+        config = model.config
+        self._template, self._pad_id, self._dtype = template, pad_id, dtype
+        self._device = model.device
+        self._heads = config.num_attention_heads
+        self._key_heads = config.num_key_value_heads
+        self._width = getattr(config, "head_dim", None) or config.hidden_size // self._heads
+        self._eps = config.rms_norm_eps
+        self._embedding = trunk.get_parameter("embed_tokens.weight").detach().float()
+        self._layers = [self._packed(layer) for layer in trunk.get_submodule("layers").children()]
+        final_gain = trunk.get_parameter("norm.weight").detach().float()
+        self._score_H = model.get_parameter("score.weight").detach().float()[0] * final_gain
+        self._rotation = _rotation(trunk, config.max_position_embeddings, self._width, self._device)
+        right, wrong = len(template.right), len(template.wrong)
+        self._answers = [*template.right, *template.wrong]
+        self._offsets_A = np.array([*range(right), *range(wrong)])
+        self._read = [last_read(template.right, pad_id), right + last_read(template.wrong, pad_id)]
+        side_A = np.array([0] * right + [1] * wrong)
+        sees = (side_A[:, None] == side_A[None, :]) & (np.arange(right + wrong)[:, None] >= np.arange(right + wrong)[None, :])
+        self._answers_see_AA = torch.from_numpy(sees).to(self._device)
+        is_cached = len(template.head) >= _LEAST_CACHED
+        self._before = () if is_cached else template.head
+        self._cached: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        if is_cached:
+            self._cached = self._head_cache(template.head)
+
+    @torch.inference_mode()
+    def rewards(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:
+        """Return rewards_B2 (right, wrong) in float32 of one batch of record ids."""
+        batch = self._laid_out(records)
+        x_BSH = F.embedding(batch.ids_BS, self._embedding)
+        for place, layer in enumerate(self._layers[:-1]):
+            heads = self._heads_of(x_BSH, layer, slice(None))
+            asked, value = heads.split([self._heads + self._key_heads, self._key_heads], dim=2)
+            query, key = self._turned(asked, layer.gain_ND, batch.rotation_BS1D).split([self._heads, self._key_heads], dim=2)
+            x_BSH = self._after_attention(x_BSH, self._attention(query, key, value, place, batch), layer)
+        return self._last_layer(x_BSH, batch)
+
+    def _laid_out(self, records: Sequence[Sequence[int] | Ids]) -> _Batch:
+        before, tail, answers = self._before, self._template.tail, len(self._answers)
+        lengths_B = np.array([len(ids) for ids in records]) + len(before) + len(tail)
+        prefix = int(lengths_B.max())
+        ids_BS = np.full((len(records), prefix + answers), self._pad_id, dtype=np.int64)
+        ids_BS[:, : len(before)] = before
+        ids_BS[:, prefix:] = self._answers
+        for row, (ids, end) in enumerate(zip(records, lengths_B, strict=True)):
+            ids_BS[row, len(before) : end - len(tail)] = ids
+            ids_BS[row, end - len(tail) : end] = tail
+        cached = 0 if self._cached is None else len(self._template.head)
+        positions_BS = np.empty(ids_BS.shape, dtype=np.int64)
+        positions_BS[:, :prefix] = np.arange(cached, cached + prefix)
+        positions_BS[:, prefix:] = cached + lengths_B[:, None] + self._offsets_A
+        lengths = torch.from_numpy(lengths_B).to(self._device)
+        sees_BP = torch.arange(prefix, device=self._device) < lengths[:, None]
+        sees_BAS = torch.cat(
+            [
+                torch.ones(len(records), answers, cached, dtype=torch.bool, device=self._device),
+                sees_BP[:, None].expand(-1, answers, -1),
+                self._answers_see_AA.expand(len(records), -1, -1),
+            ],
+            dim=2,
+        )
+        return _Batch(
+            torch.from_numpy(ids_BS).to(self._device),
+            self._rotation[torch.from_numpy(positions_BS).to(self._device)][:, :, None],
+            _additive(sees_BAS, self._dtype)[:, None],
+            None if self._cached is None else _causal_after(cached, prefix, self._dtype, self._device),
+        )
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x scaled to root mean square 1, without the gain, in the type of the matrix products."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return (x * torch.rsqrt(length.square().div_(x.shape[-1]).add_(self._eps))).to(self._dtype)
+
+    def _heads_of(self, x_BSH: torch.Tensor, layer: _Layer, rows: slice) -> torch.Tensor:
+        """Return heads_BSND of some rows of the projection."""
+        bias = None if layer.project_bias is None else layer.project_bias[rows]
+        found: torch.Tensor = F.linear(self._normed(x_BSH), layer.project[rows], bias).unflatten(-1, (-1, self._width))
+        return found
+
+    def _turned(self, x_BSND: torch.Tensor, gain_ND: torch.Tensor | None, rotation_BS1D: torch.Tensor) -> torch.Tensor:
+        """Return queries or keys normed by head, where the trunk does that, and turned by their places."""
+        x = x_BSND.float()
+        if gain_ND is not None:
+            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * gain_ND
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+        return torch.view_as_real(pairs * rotation_BS1D).flatten(-2).to(self._dtype)
+
+    def _attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, place: int, batch: _Batch) -> torch.Tensor:
+        """Return out_BS(ND): the prefix on itself and the cached head, the answers on all that they may see."""
+        answers = len(self._answers)
+        prefix = query.shape[1] - answers
+        query_BNSD, key_BNSD, value_BNSD = query.transpose(1, 2), self._keys(key, place, 0), self._keys(value, place, 1)
+        seen = key_BNSD.shape[2] - answers
+        of_prefix = F.scaled_dot_product_attention(
+            query_BNSD[:, :, :prefix], key_BNSD[:, :, :seen], value_BNSD[:, :, :seen],
+            attn_mask=batch.mask_prefix, is_causal=batch.mask_prefix is None, scale=1.0,
+        )  # fmt: skip
+        of_answers = F.scaled_dot_product_attention(query_BNSD[:, :, prefix:], key_BNSD, value_BNSD, attn_mask=batch.mask_B1AS, scale=1.0)
+        return torch.cat([of_prefix.transpose(1, 2), of_answers.transpose(1, 2)], dim=1).flatten(2)
+
+    def _keys(self, key_BSKD: torch.Tensor, place: int, which: int) -> torch.Tensor:
+        """Return keys or values as BN(C+S)D: the cached head's before them, each shared by its query heads."""
+        key = key_BSKD.transpose(1, 2)
+        if self._cached is not None:
+            key = torch.cat([self._cached[place][which].expand(len(key), -1, -1, -1), key], dim=2)
+        groups = self._heads // self._key_heads
+        return key if groups == 1 else key.repeat_interleave(groups, dim=1)
+
+    def _after_attention(self, x: torch.Tensor, out: torch.Tensor, layer: _Layer) -> torch.Tensor:
+        """Add what attention and MLP say to the residual stream."""
+        x = x + F.linear(out, layer.out)
+        gate, up = F.linear(self._normed(x), layer.gate_up).chunk(2, dim=-1)
+        return x.add_(F.linear(F.silu(gate).mul_(up), layer.down))
+
+    def _last_layer(self, x_BSH: torch.Tensor, batch: _Batch) -> torch.Tensor:
+        """Return rewards_B2: keys and values of all tokens, all else of the two that are read."""
+        place, layer = len(self._layers) - 1, self._layers[-1]
+        prefix, queries = x_BSH.shape[1] - len(self._answers), self._heads * self._width
+        at = [prefix + each for each in self._read]
+        gain_q, gain_k = (None, None) if layer.gain_ND is None else layer.gain_ND.split([self._heads, self._key_heads])
+        key, value = self._heads_of(x_BSH, layer, slice(queries, None)).chunk(2, dim=2)
+        key = self._turned(key, gain_k, batch.rotation_BS1D)
+        x_B2H = x_BSH[:, at]
+        query = self._turned(self._heads_of(x_B2H, layer, slice(queries)), gain_q, batch.rotation_BS1D[:, at])
+        out = F.scaled_dot_product_attention(
+            query.transpose(1, 2), self._keys(key, place, 0), self._keys(value, place, 1),
+            attn_mask=batch.mask_B1AS[:, :, self._read], scale=1.0,
+        )  # fmt: skip
+        x_B2H = self._after_attention(x_B2H, out.transpose(1, 2).flatten(2), layer)
+        length = torch.linalg.vector_norm(x_B2H, dim=-1)
+        return (x_B2H @ self._score_H) * torch.rsqrt(length.square().div_(x_B2H.shape[-1]).add_(self._eps))
+
+    def _packed(self, layer: nn.Module) -> _Layer:
+        """Fold and pack one layer of transformers'."""
+        attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
+        before, after = (layer.get_parameter(f"{name}.weight").detach().float() for name in ("input_layernorm", "post_attention_layernorm"))
+        paired = torch.arange(self._width, device=self._device).view(2, -1).T.flatten()  # i and i + D/2 side by side
+
+        def rows(name: str, heads: int, *, in_pairs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+            module = attention.get_submodule(name)
+            weight = module.get_parameter("weight").detach().float() * before
+            bias = None if module.bias is None else module.get_parameter("bias").detach().float()
+            if in_pairs:
+                weight = weight.view(heads, self._width, -1)[:, paired].flatten(0, 1)
+                bias = None if bias is None else bias.view(heads, self._width)[:, paired].flatten()
+            return weight, bias
+
+        scale = self._width**-0.5
+        query, query_bias = rows("q_proj", self._heads, in_pairs=True)
+        key, key_bias = rows("k_proj", self._key_heads, in_pairs=True)
+        value, value_bias = rows("v_proj", self._key_heads, in_pairs=False)
+        gain_ND = None
+        if hasattr(attention, "q_norm"):
+            gains = [attention.get_parameter(f"{name}.weight").detach().float()[paired] for name in ("q_norm", "k_norm")]
+            gain_ND = torch.cat([(gains[0] * scale).expand(self._heads, -1), gains[1].expand(self._key_heads, -1)])
+        else:
+            query, query_bias = query * scale, None if query_bias is None else query_bias * scale
+        biases = [query_bias, key_bias, value_bias]
+        return _Layer(
+            torch.cat([query, key, value]).to(self._dtype),
+            torch.cat([bias for bias in biases if bias is not None]).to(self._dtype) if all(b is not None for b in biases) else None,
+            gain_ND,
+            attention.get_parameter("o_proj.weight").detach().to(self._dtype),
+            torch.cat([mlp.get_parameter(f"{name}.weight").detach().float() * after for name in ("gate_proj", "up_proj")]).to(self._dtype),
+            mlp.get_parameter("down_proj.weight").detach().to(self._dtype),
+        )
+
+    @torch.inference_mode()
+    def _head_cache(self, head: tuple[int, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return keys_1KCD and values_1KCD of the template's head, layer by layer."""
+        x_1CH = F.embedding(torch.tensor([head], device=self._device), self._embedding)
+        rotation = self._rotation[: len(head)][None, :, None]
+        found = []
+        for layer in self._layers:
+            heads = self._heads_of(x_1CH, layer, slice(None))
+            asked, value = heads.split([self._heads + self._key_heads, self._key_heads], dim=2)
+            query, key = self._turned(asked, layer.gain_ND, rotation).split([self._heads, self._key_heads], dim=2)
+            found.append((key.transpose(1, 2), value.transpose(1, 2)))
+            groups = self._heads // self._key_heads
+            out = F.scaled_dot_product_attention(
+                query.transpose(1, 2), key.transpose(1, 2).repeat_interleave(groups, dim=1),
+                value.transpose(1, 2).repeat_interleave(groups, dim=1), is_causal=True, scale=1.0,
+            )  # fmt: skip
+            x_1CH = self._after_attention(x_1CH, out.transpose(1, 2).flatten(2), layer)
+        return found
+
+
+def _checked(model: PreTrainedModel) -> nn.Module:
+    """Return the trunk if it is one of KNOWN without windows, other activations or rotations that depend on the length."""
+    config = model.config
+    kind = config.model_type
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kind not in KNOWN or config.hidden_act != "silu" or rope not in _STATIC_ROPE or layers != {"full_attention"}:
+        raise UnknownShape(f"{kind} with {config.hidden_act}, {rope} rotations and {', '.join(sorted(layers))}")
+    trunk = model.get_submodule(model.base_model_prefix)
+    biased = [name for name, _ in trunk.named_parameters() if name.endswith(_NO_BIAS)]
+    if biased:
+        raise UnknownShape(f"{kind} with {biased[0]}")
+    return trunk
+
+
+def _rotation(trunk: nn.Module, positions: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return the complex rotation of every place, rotation_TD with D/2 numbers, as the trunk itself makes it."""
+    places = torch.arange(positions, device=device)[None]
+    cos, sin = trunk.get_submodule("rotary_emb")(torch.empty(0, dtype=torch.float32, device=device), places)
+    return torch.complex(cos[0, :, : width // 2].contiguous(), sin[0, :, : width // 2].contiguous())
+
+
+def _additive(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 where a token may look and minus infinity elsewhere."""
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)
+
+
+def _causal_after(cached: int, prefix: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the mask of a prefix behind a cached head: all of the head, and what came before."""
+    sees = torch.ones(prefix, cached + prefix, dtype=torch.bool, device=device).tril(cached)
+    return _additive(sees, dtype)
