@@ -26,6 +26,8 @@ from stream.tokenise import Ids
 KNOWN = ("qwen2", "qwen3", "llama")
 _STATIC_ROPE = ("default", "linear", "llama3", "proportional")
 _NO_BIAS = ("o_proj.bias", "gate_proj.bias", "up_proj.bias", "down_proj.bias")
+_SHORT = 512  # prefix tokens up to which attention is a plain product of matrices
+_SCORES = 600_000  # numbers in one such product: what stays in a core's cache
 _LEAST_CACHED = 8  # a shorter head costs less than the copies of its keys
 
 
@@ -38,19 +40,19 @@ class _Layer(NamedTuple):
 
     project: torch.Tensor
     project_bias: torch.Tensor | None
-    gain_ND: torch.Tensor | None
+    gain_N1D: torch.Tensor | None
     out: torch.Tensor
     gate_up: torch.Tensor
     down: torch.Tensor
 
 
 class _Batch(NamedTuple):
-    """ids_BS, rotation_BS1D (complex, D/2), mask_B1AS over cached, prefix and answer keys, mask of the prefix if a head is cached."""
+    """ids_BS, rotation_B1SD (complex, D/2), mask_B1AS over cached, prefix and answer keys, mask_prefix_PP over cached and prefix ones."""
 
     ids_BS: torch.Tensor
-    rotation_BS1D: torch.Tensor
+    rotation_B1SD: torch.Tensor
     mask_B1AS: torch.Tensor
-    mask_prefix: torch.Tensor | None
+    mask_prefix_PP: torch.Tensor
 
 
 class SharedPass:
@@ -62,6 +64,8 @@ class SharedPass:
         config = model.config
         self._template, self._pad_id, self._dtype = template, pad_id, dtype
         self._device = model.device
+        # small products in float32 are faster on a CPU than its flash attention, and nearer to the truth than bfloat16
+        self._attends_in = torch.float32 if model.device.type == "cpu" else dtype
         self._heads = config.num_attention_heads
         self._key_heads = config.num_key_value_heads
         self._width = getattr(config, "head_dim", None) or config.hidden_size // self._heads
@@ -90,9 +94,9 @@ class SharedPass:
         batch = self._laid_out(records)
         x_BSH = F.embedding(batch.ids_BS, self._embedding)
         for place, layer in enumerate(self._layers[:-1]):
-            heads = self._heads_of(x_BSH, layer, slice(None))
-            asked, value = heads.split([self._heads + self._key_heads, self._key_heads], dim=2)
-            query, key = self._turned(asked, layer.gain_ND, batch.rotation_BS1D).split([self._heads, self._key_heads], dim=2)
+            heads_BNSD = self._heads_of(x_BSH, layer, slice(None)).transpose(1, 2)
+            asked, value = heads_BNSD.split([self._heads + self._key_heads, self._key_heads], dim=1)
+            query, key = self._turned(asked, layer.gain_N1D, batch.rotation_B1SD).split([self._heads, self._key_heads], dim=1)
             x_BSH = self._after_attention(x_BSH, self._attention(query, key, value, place, batch), layer)
         return self._last_layer(x_BSH, batch)
 
@@ -122,9 +126,9 @@ class SharedPass:
         )
         return _Batch(
             torch.from_numpy(ids_BS).to(self._device),
-            self._rotation[torch.from_numpy(positions_BS).to(self._device)][:, :, None],
-            _additive(sees_BAS, self._dtype)[:, None],
-            None if self._cached is None else _causal_after(cached, prefix, self._dtype, self._device),
+            self._rotation[torch.from_numpy(positions_BS).to(self._device)][:, None],
+            _additive(sees_BAS, self._attends_in)[:, None],
+            _causal_after(cached, prefix, self._attends_in, self._device),
         )
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
@@ -138,30 +142,37 @@ class SharedPass:
         found: torch.Tensor = F.linear(self._normed(x_BSH), layer.project[rows], bias).unflatten(-1, (-1, self._width))
         return found
 
-    def _turned(self, x_BSND: torch.Tensor, gain_ND: torch.Tensor | None, rotation_BS1D: torch.Tensor) -> torch.Tensor:
-        """Return queries or keys normed by head, where the trunk does that, and turned by their places."""
-        x = x_BSND.float()
-        if gain_ND is not None:
-            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * gain_ND
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
-        return torch.view_as_real(pairs * rotation_BS1D).flatten(-2).to(self._dtype)
+    def _turned(self, x_BNSD: torch.Tensor, gain_N1D: torch.Tensor | None, rotation_B1SD: torch.Tensor) -> torch.Tensor:
+        """Return queries or keys normed by head, where the trunk does that, and turned by their places, laid out for attention."""
+        x = x_BNSD.to(torch.float32, memory_format=torch.contiguous_format)
+        if gain_N1D is not None:
+            x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self._eps) * gain_N1D
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * rotation_B1SD).flatten(-2).to(self._attends_in)
 
     def _attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, place: int, batch: _Batch) -> torch.Tensor:
         """Return out_BS(ND): the prefix on itself and the cached head, the answers on all that they may see."""
         answers = len(self._answers)
-        prefix = query.shape[1] - answers
-        query_BNSD, key_BNSD, value_BNSD = query.transpose(1, 2), self._keys(key, place, 0), self._keys(value, place, 1)
-        seen = key_BNSD.shape[2] - answers
-        of_prefix = F.scaled_dot_product_attention(
-            query_BNSD[:, :, :prefix], key_BNSD[:, :, :seen], value_BNSD[:, :, :seen],
-            attn_mask=batch.mask_prefix, is_causal=batch.mask_prefix is None, scale=1.0,
-        )  # fmt: skip
-        of_answers = F.scaled_dot_product_attention(query_BNSD[:, :, prefix:], key_BNSD, value_BNSD, attn_mask=batch.mask_B1AS, scale=1.0)
-        return torch.cat([of_prefix.transpose(1, 2), of_answers.transpose(1, 2)], dim=1).flatten(2)
+        prefix = query.shape[2] - answers
+        key, value = self._keys(key, place, 0), self._keys(value, place, 1)
+        seen = key.shape[2] - answers
+        if self._attends_in == torch.float32 and prefix <= _SHORT:
+            of_prefix = _attend_short(query[:, :, :prefix], key[:, :, :seen], value[:, :, :seen], batch.mask_prefix_PP)
+        else:
+            is_causal = self._cached is None
+            of_prefix = F.scaled_dot_product_attention(
+                query[:, :, :prefix], key[:, :, :seen], value[:, :, :seen],
+                attn_mask=None if is_causal else batch.mask_prefix_PP, is_causal=is_causal, scale=1.0,
+            )  # fmt: skip
+        of_answers = _attend(query[:, :, prefix:], key, value, batch.mask_B1AS)
+        out = torch.empty(len(query), prefix + answers, self._heads, self._width, dtype=self._dtype, device=query.device)
+        out[:, :prefix] = of_prefix.transpose(1, 2)
+        out[:, prefix:] = of_answers.transpose(1, 2)
+        return out.flatten(2)
 
-    def _keys(self, key_BSKD: torch.Tensor, place: int, which: int) -> torch.Tensor:
+    def _keys(self, key_BKSD: torch.Tensor, place: int, which: int) -> torch.Tensor:
         """Return keys or values as BN(C+S)D: the cached head's before them, each shared by its query heads."""
-        key = key_BSKD.transpose(1, 2)
+        key = key_BKSD.to(self._attends_in, memory_format=torch.contiguous_format)
         if self._cached is not None:
             key = torch.cat([self._cached[place][which].expand(len(key), -1, -1, -1), key], dim=2)
         groups = self._heads // self._key_heads
@@ -178,16 +189,13 @@ class SharedPass:
         place, layer = len(self._layers) - 1, self._layers[-1]
         prefix, queries = x_BSH.shape[1] - len(self._answers), self._heads * self._width
         at = [prefix + each for each in self._read]
-        gain_q, gain_k = (None, None) if layer.gain_ND is None else layer.gain_ND.split([self._heads, self._key_heads])
-        key, value = self._heads_of(x_BSH, layer, slice(queries, None)).chunk(2, dim=2)
-        key = self._turned(key, gain_k, batch.rotation_BS1D)
+        gain_q, gain_k = (None, None) if layer.gain_N1D is None else layer.gain_N1D.split([self._heads, self._key_heads])
+        key, value = self._heads_of(x_BSH, layer, slice(queries, None)).transpose(1, 2).chunk(2, dim=1)
+        key = self._turned(key, gain_k, batch.rotation_B1SD)
         x_B2H = x_BSH[:, at]
-        query = self._turned(self._heads_of(x_B2H, layer, slice(queries)), gain_q, batch.rotation_BS1D[:, at])
-        out = F.scaled_dot_product_attention(
-            query.transpose(1, 2), self._keys(key, place, 0), self._keys(value, place, 1),
-            attn_mask=batch.mask_B1AS[:, :, self._read], scale=1.0,
-        )  # fmt: skip
-        x_B2H = self._after_attention(x_B2H, out.transpose(1, 2).flatten(2), layer)
+        query = self._turned(self._heads_of(x_B2H, layer, slice(queries)).transpose(1, 2), gain_q, batch.rotation_B1SD[:, :, at])
+        out = _attend(query, self._keys(key, place, 0), self._keys(value, place, 1), batch.mask_B1AS[:, :, self._read])
+        x_B2H = self._after_attention(x_B2H, out.transpose(1, 2).flatten(2).to(self._dtype), layer)
         length = torch.linalg.vector_norm(x_B2H, dim=-1)
         return (x_B2H @ self._score_H) * torch.rsqrt(length.square().div_(x_B2H.shape[-1]).add_(self._eps))
 
@@ -210,17 +218,17 @@ class SharedPass:
         query, query_bias = rows("q_proj", self._heads, in_pairs=True)
         key, key_bias = rows("k_proj", self._key_heads, in_pairs=True)
         value, value_bias = rows("v_proj", self._key_heads, in_pairs=False)
-        gain_ND = None
+        gain_N1D = None
         if hasattr(attention, "q_norm"):
             gains = [attention.get_parameter(f"{name}.weight").detach().float()[paired] for name in ("q_norm", "k_norm")]
-            gain_ND = torch.cat([(gains[0] * scale).expand(self._heads, -1), gains[1].expand(self._key_heads, -1)])
+            gain_N1D = torch.cat([(gains[0] * scale).expand(self._heads, 1, -1), gains[1].expand(self._key_heads, 1, -1)])
         else:
             query, query_bias = query * scale, None if query_bias is None else query_bias * scale
         biases = [query_bias, key_bias, value_bias]
         return _Layer(
             torch.cat([query, key, value]).to(self._dtype),
             torch.cat([bias for bias in biases if bias is not None]).to(self._dtype) if all(b is not None for b in biases) else None,
-            gain_ND,
+            gain_N1D,
             attention.get_parameter("o_proj.weight").detach().to(self._dtype),
             torch.cat([mlp.get_parameter(f"{name}.weight").detach().float() * after for name in ("gate_proj", "up_proj")]).to(self._dtype),
             mlp.get_parameter("down_proj.weight").detach().to(self._dtype),
@@ -230,19 +238,18 @@ class SharedPass:
     def _head_cache(self, head: tuple[int, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return keys_1KCD and values_1KCD of the template's head, layer by layer."""
         x_1CH = F.embedding(torch.tensor([head], device=self._device), self._embedding)
-        rotation = self._rotation[: len(head)][None, :, None]
+        rotation = self._rotation[: len(head)][None, None]
+        groups = self._heads // self._key_heads
         found = []
         for layer in self._layers:
-            heads = self._heads_of(x_1CH, layer, slice(None))
-            asked, value = heads.split([self._heads + self._key_heads, self._key_heads], dim=2)
-            query, key = self._turned(asked, layer.gain_ND, rotation).split([self._heads, self._key_heads], dim=2)
-            found.append((key.transpose(1, 2), value.transpose(1, 2)))
-            groups = self._heads // self._key_heads
-            out = F.scaled_dot_product_attention(
-                query.transpose(1, 2), key.transpose(1, 2).repeat_interleave(groups, dim=1),
-                value.transpose(1, 2).repeat_interleave(groups, dim=1), is_causal=True, scale=1.0,
-            )  # fmt: skip
-            x_1CH = self._after_attention(x_1CH, out.transpose(1, 2).flatten(2), layer)
+            heads_BNSD = self._heads_of(x_1CH, layer, slice(None)).transpose(1, 2)
+            asked, value = heads_BNSD.split([self._heads + self._key_heads, self._key_heads], dim=1)
+            query, key = self._turned(asked, layer.gain_N1D, rotation).split([self._heads, self._key_heads], dim=1)
+            value = value.to(self._attends_in)
+            found.append((key, value))
+            wide_key, wide_value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
+            out = F.scaled_dot_product_attention(query, wide_key, wide_value, is_causal=True, scale=1.0)
+            x_1CH = self._after_attention(x_1CH, out.transpose(1, 2).flatten(2).to(self._dtype), layer)
         return found
 
 
@@ -277,3 +284,21 @@ def _causal_after(cached: int, prefix: int, dtype: torch.dtype, device: torch.de
     """Return the mask of a prefix behind a cached head: all of the head, and what came before."""
     sees = torch.ones(prefix, cached + prefix, dtype=torch.bool, device=device).tril(cached)
     return _additive(sees, dtype)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return attention of few queries on many keys; mask broadcasts over heads."""
+    weights = torch.softmax(torch.matmul(query, key.transpose(-1, -2)).add_(mask), dim=-1)
+    return torch.matmul(weights, value)
+
+
+def _attend_short(query_BNPD: torch.Tensor, key_BNSD: torch.Tensor, value_BNSD: torch.Tensor, mask_PS: torch.Tensor) -> torch.Tensor:
+    """Return attention as two products, so many records at once that their scores stay in the cache."""
+    records, heads, places, width = query_BNPD.shape
+    seen = key_BNSD.shape[2]
+    out_BNPD = torch.empty(records, heads, places, width)
+    step = max(1, _SCORES // (heads * places * seen))
+    for at in range(0, records, step):
+        query, key, value, out = (each[at : at + step].flatten(0, 1) for each in (query_BNPD, key_BNSD, value_BNSD, out_BNPD))
+        torch.bmm(torch.softmax(torch.baddbmm(mask_PS, query, key.transpose(1, 2)), dim=-1), value, out=out)
+    return out_BNPD
