@@ -141,6 +141,8 @@ def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
             begun = time.perf_counter()
             scorer.rewards(rows)
             taken.append(time.perf_counter() - begun)
+            if taken[-1] > _LONG_SECONDS:
+                break
         found.append((min(taken) / (len(rows) * usual), budget))
         if min(taken) > _LONG_SECONDS:
             break
