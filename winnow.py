@@ -273,6 +273,8 @@ def registry_list(config: Config = None) -> None:
     """List the versions, oldest first, with the aliases that point at them."""
     registry = _registry(config)
     aliases = registry.aliases()
+    if not registry.versions():
+        typer.echo(f"no versions in registry.url = {registry.place}; `winnow train` publishes one", err=True)
     for number in registry.versions():
         version = registry.resolve(str(number))
         named = [alias for alias, at in aliases.items() if at == number]
@@ -352,8 +354,15 @@ def config_show(config: Config = None) -> None:
 
 @config_app.command("check")
 def config_check(config: Config = None) -> None:
-    """Exit 0 if every setting is known and in range, else say which is not."""
-    settings_from(config)
+    """Exit 0 if every setting, and every file that one names, can be used, else say which cannot."""
+    settings = settings_from(config)
+    from model_registry.registry import Registry
+    from review.auth import check_bind, load_users
+    from stream.rules import Rules
+
+    Rules.load(settings.gate.rules_file)
+    check_bind(settings.review, load_users(settings.review.users_file))
+    Registry(settings.registry)
 
 
 @config_app.command("schema")

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
 from foundation.settings import documented
@@ -18,9 +19,7 @@ NOTE = "<!-- written by `make docs`; do not edit -->\n\n"
 
 def settings_page() -> str:
     """Return every setting with type, default and meaning."""
-    rows = "\n".join(
-        f"| `{name}` | `{kind.replace('|', 'or')}` | `{default}` | {meaning} |" for name, kind, default, meaning in documented(tables())
-    )
+    rows = "\n".join(f"| `{name}` | `{kind}` | `{default}` | {meaning} |" for name, kind, default, meaning in documented(tables()))
     return (
         f"# Settings\n\n{NOTE}Tables of `winnow.toml`; each can be given as `WINNOW_TABLE__KEY` in the environment, which wins.\n"
         f"Unknown names are refused with the nearest known one.\n\n| setting | type | default | meaning |\n|---|---|---|---|\n{rows}\n"
@@ -29,16 +28,28 @@ def settings_page() -> str:
 
 def metrics_page() -> str:
     """Return every metric of gate and review with its kind, labels and meaning."""
-    gate = _metrics_table("Served at `/metrics` of every gate.", GateMetrics(Rules()).registry)
-    review = _metrics_table("Served at `/metrics` of the review service.", ReviewMetrics().registry)
+    gate = _metrics_table("Served at `/metrics` of every gate.", GateMetrics(Rules()))
+    review = _metrics_table("Served at `/metrics` of the review service.", ReviewMetrics())
     return f"# Metrics\n\n{NOTE}{gate}\n{review}"
 
 
-def _metrics_table(where: str, registry: CollectorRegistry) -> str:
+_ENDINGS = {"counter": "_total", "info": "_info"}
+
+
+def _metrics_table(where: str, metrics: object) -> str:
+    """Return a table of the names that a scrape shows, labels with the values that are there from the start."""
+    declared = {each._name: each._labelnames for each in vars(metrics).values() if isinstance(each, MetricWrapperBase)}  # noqa: SLF001
     rows = []
+    registry: CollectorRegistry = metrics.registry  # type: ignore[attr-defined]
     for family in sorted(registry.collect(), key=lambda family: family.name):
-        labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-        rows.append(f"| `{family.name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
+        seen: dict[str, set[str]] = {label: set() for label in declared.get(family.name, ())}
+        for sample in family.samples:
+            for label, value in sample.labels.items():
+                if label != "le":
+                    seen.setdefault(label, set()).add(value)
+        labels = [f"{label} ({', '.join(sorted(values))})" if values else label for label, values in sorted(seen.items())]
+        name = f"{family.name}{_ENDINGS.get(family.type, '')}"
+        rows.append(f"| `{name}` | {family.type} | {'; '.join(labels)} | {family.documentation} |")
     return f"{where}\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n"
 
 

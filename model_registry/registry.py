@@ -43,6 +43,11 @@ class Registry:
         self._store = _store_of(settings.url)
 
     @property
+    def place(self) -> str:
+        """Where versions and aliases are kept, as messages name it."""
+        return self._store.place
+
+    @property
     def root(self) -> Path:
         """Directory on this machine: the registry itself, or where copies from an object store are kept."""
         return self._store.root
@@ -169,7 +174,9 @@ class Registry:
         """Return an alias that is there. Raises VersionMissing, saying how to get one."""
         if found is None:
             hint = "`winnow train` publishes one" if not self.versions() else "`winnow registry promote` sets it"
-            raise VersionMissing(f"the registry {self._store.place} has no alias {alias!r}; {hint}")
+            if alias not in (CHAMPION, CHALLENGER):
+                hint = f"there are: {', '.join(self._store.alias_names()) or 'none'}"
+            raise VersionMissing(f"the registry {self._store.place} (registry.url) has no alias {alias!r}; {hint}")
         return found
 
     def _change(self, alias: str, step: Callable[[Alias | None], Alias | None]) -> Alias | None:

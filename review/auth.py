@@ -72,6 +72,8 @@ def load_users(path: Path | None) -> dict[str, User]:
         return {}
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8")).get("user", [])
+        if not isinstance(entries, list):
+            raise SettingInvalid(f"review.users_file = {path}: users are [[user]] tables, in two brackets each")
         users = [User.model_validate(entry) for entry in entries]
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingInvalid(f"review.users_file = {path} cannot be read: {error}") from error

@@ -1,14 +1,17 @@
 """The gate's settings tables: [kafka], [topics], [gate]. Each setting is documented once, by the string under it."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from foundation.settings import Table
 
 _OURS = ("isolation.level", "enable.auto.commit", "group.id", "group.instance.id", "transactional.id", "enable.idempotence",
          "bootstrap.servers", "group.protocol", "enable.partition.eof")  # fmt: skip
+
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -51,6 +54,17 @@ class TopicSettings(Table):
     """Copies of sampled records for blind review."""
     verdicts: str = "twin.verdicts"
     """One event per human verdict, keyed by decision id."""
+
+    @model_validator(mode="after")
+    def _are_topics(self) -> "TopicSettings":
+        names = self.model_dump()
+        for name, topic in names.items():
+            if not _TOPIC.fullmatch(topic):
+                raise ValueError(f"topics.{name} = {topic!r}: Kafka's topics have letters, digits and . _ - only, at most 249")
+        twice = next((name for name in names if list(names.values()).count(names[name]) > 1), None)
+        if twice is not None:
+            raise ValueError(f"topics.{twice} = {names[twice]}: two topics have this name; each needs its own")
+        return self
 
 
 class GateSettings(Table):

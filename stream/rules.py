@@ -26,6 +26,7 @@ import jsonschema_rs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from foundation.errors import SettingInvalid
+from foundation.settings import nearest
 from stream.records import Content, Reading, Unread, Violation
 
 Check = Callable[[Any], bool]
@@ -94,8 +95,11 @@ class Rules:
             raise SettingInvalid(f"gate.rules_file = {path} cannot be read: {error}") from error
         digest = hashlib.sha256(raw)
         rules = []
-        for entry in table.get("rule", []):
-            rule, more = _compile(entry, path)
+        entries = table.get("rule", [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise SettingInvalid(f"gate.rules_file = {path}: rules are [[rule]] tables, in two brackets each")
+        for number, entry in enumerate(entries, start=1):
+            rule, more = _compile(entry, path, number)
             digest.update(more)
             rules.append(rule)
         if unknown := sorted(set(table) - {"rule"}):
@@ -127,7 +131,7 @@ class Rules:
         return tuple(found)
 
 
-def _compile(entry: dict[str, Any], path: Path) -> tuple[Rule, bytes]:
+def _compile(entry: dict[str, Any], path: Path, number: int) -> tuple[Rule, bytes]:
     """Return the rule and the bytes of its schema file, which belong to the digest."""
     entry = {"schema_" if key == "schema" else key: value for key, value in entry.items()}
     try:
@@ -135,7 +139,11 @@ def _compile(entry: dict[str, Any], path: Path) -> tuple[Rule, bytes]:
     except ValidationError as error:
         first = error.errors()[0]
         where = str(first["loc"][0]).rstrip("_") if first["loc"] else "rule"
-        raise SettingInvalid(f"{path}: rule {entry.get('name', '?')!r}: {where}: {first['msg']}") from error
+        wrong = str(first["msg"])
+        if first["type"] == "extra_forbidden":
+            wrong = f"is no part of a rule{nearest(where, [name.rstrip('_') for name in _RuleEntry.model_fields])}"
+        named = repr(entry["name"]) if "name" in entry else f"number {number}"
+        raise SettingInvalid(f"gate.rules_file = {path}: rule {named}: {where}: {wrong}") from error
     if sum(value is not None for value in (said.schema_, said.schema_file, said.check)) != 1:
         raise SettingInvalid(f"{path}: rule {said.name!r} needs exactly one of schema, schema_file and check")
     more = b""

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from foundation.errors import DataRefused
 from foundation.terminal import as_shown
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
@@ -25,15 +26,19 @@ _AT_ONCE = 256
 
 def score_file(path: Path, settings: GateSettings, registry: RegistrySettings, reference: str | None, *, use_rules: bool) -> None:
     """Judge every record of a file, in input order. Raises DataRefused, ModelRefused."""
-    version = Registry(registry).verified(reference or settings.model)
+    if str(path) != "-" and not path.is_file():
+        raise DataRefused(f"there is no file {path}")
     rules = Rules.load(settings.rules_file) if use_rules else Rules()
-    from stream.live_model import load_live_model
+    model = None
+    if settings.mode != "rules":
+        version = Registry(registry).verified(reference or settings.model)
+        from stream.live_model import load_live_model
 
-    model = load_live_model(version, settings)
+        model = load_live_model(version, settings)
     judged = judge_values(read_values(path), Judge(settings, rules, model))
     rows = (as_row(value, content, decision) for value, content, decision in judged)
     if sys.stdout.isatty():
-        _print_table(rows, model.label, model.threshold)
+        _print_table(rows, "rules alone" if model is None else f"{model.label}, clean from p_chosen {model.threshold:.6f}")
         return
     for row in rows:
         sys.stdout.write(wire.as_json_line(row) + "\n")
@@ -69,8 +74,8 @@ def _shown(value: bytes, content: Content | None) -> Any:
     return value.decode("utf-8", "replace")
 
 
-def _print_table(rows: Iterable[dict[str, Any]], label: str, threshold: float) -> None:
-    table = Table(title=f"{label}, clean from p_chosen {threshold:.6f}")
+def _print_table(rows: Iterable[dict[str, Any]], title: str) -> None:
+    table = Table(title=title)
     for name in ("route", "reason", "P(right)", "reward right", "reward wrong", "record"):
         table.add_column(name, overflow="fold")
     for row in rows:

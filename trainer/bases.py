@@ -5,6 +5,7 @@ them, its unlabelled records. A CPU spends more than half of a training step in 
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -32,6 +33,8 @@ def load_base(name: str) -> Base:
         facts = json.loads((directory / "starter.json").read_text())
         model, tokenizer = _load(directory / "reward", None)
         return Base(f"starter {facts['digest']}", model, tokenizer, True, directory / "unlabelled.jsonl", facts)
+    if not directory.is_dir():
+        print(f"there is no directory {name} here: the hub is asked for it", file=sys.stderr)  # noqa: T201
     gguf = sorted(directory.glob("*.gguf")) if directory.is_dir() else []
     model, tokenizer = _load(directory if directory.is_dir() else name, gguf[0].name if gguf else None)
     has_head = not gguf and type(model).__name__ in (model.config.architectures or [])

@@ -156,6 +156,8 @@ def _publish_cold(
 
 def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, template: str) -> Version:
     """Adopt a one-output checkpoint as a version: read as stock TRL read it, not calibrated. Raises ModelRefused."""
+    if not directory.is_dir():
+        raise SettingInvalid(f"{directory} is no directory; give the one that holds the checkpoint")
     encodings = {name.partition("@")[0]: name for name in ENCODINGS}
     if template not in encodings:
         raise SettingInvalid(f"--template {template} is not one of {', '.join(encodings)}")

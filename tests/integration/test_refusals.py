@@ -1,5 +1,6 @@
 """What cannot work is refused at boot, in one sentence, with the documented exit code, and nothing is consumed."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,3 +69,22 @@ def test_a_setting_that_is_none(write_config: Callable[..., Path]) -> None:
 
 def test_usage() -> None:
     assert winnow("gate", "--until-idl", "3").returncode == 2
+
+
+def test_a_file_is_judged_by_rules_alone_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    rules, config, records = tmp_path / "rules.toml", tmp_path / "winnow.toml", tmp_path / "records.jsonl"
+    rules.write_text('[[rule]]\nname = "phone"\nfield = "phone"\nschema = { pattern = "^[0-9]+$" }\n')
+    config.write_text(f'[gate]\nmode = "rules"\nrules_file = "{rules}"\n[registry]\nurl = "{tmp_path / "none"}"\n')
+    records.write_text('{"phone": "123"}\n{"phone": "ddee"}\n')
+    done = winnow("score", str(records), "--config", config)
+    assert [json.loads(line)["reason"] for line in done.stdout.splitlines()] == ["rules", "rule:phone"], done.stderr
+    assert winnow("config", "check", "--config", config).returncode == 0
+    refused(winnow("score", str(tmp_path / "nofile.jsonl"), "--config", config), 5, "there is no file")
+    refused(winnow("registry", "import", str(tmp_path / "nodir"), "--config", config), 2, "nodir is no directory")
+    listed = winnow("registry", "list", "--config", config)
+    assert (listed.returncode, listed.stdout) == (0, "")
+    assert "no versions in registry.url" in listed.stderr
+    rules.write_text("[rule]\nname = 3\n")
+    refused(winnow("config", "check", "--config", config), 2, "rules are [[rule]] tables")
+    config.write_text('[review]\nbind = "0.0.0.0"\n')
+    refused(winnow("config", "check", "--config", config), 2, "review.bind = 0.0.0.0 is reachable from outside")

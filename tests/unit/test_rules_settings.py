@@ -76,6 +76,11 @@ def test_a_huge_integer_does_not_stop_a_schema(tmp_path: Path) -> None:
         ('[[rule]]\nname="a"\ncheck="printable"\n[[rule]]\nname="a"\ncheck="printable"\n', "names the rule a twice"),
         ('[[rules]]\nname="a"\n', "no part of a rules file"),
         ("x", "cannot be read"),
+        ('[rule]\nname="a"\n', "rules are [[rule]] tables"),
+        ("rule=3\n", "rules are [[rule]] tables"),
+        ('rule=["a"]\n', "rules are [[rule]] tables"),
+        ('[[rule]]\nname="a"\nchek="printable"\n', "rule 'a': chek: is no part of a rule; the nearest is check"),
+        ('[[rule]]\nname="a"\ncheck="printable"\n[[rule]]\ncheck="printable"\n', "rule number 2: name: Field required"),
         ('[[rule]]\nname="a"\nschema_file="none.json"\n', "none.json"),
     ],
 )
@@ -110,6 +115,8 @@ def test_settings_come_from_file_and_environment(tmp_path: Path) -> None:
         ('[kafka.extra]\n"enable.auto.commit" = "true"', {}, "enable.auto.commit belongs to winnow"),
         ('[train]\nverdict_words = ["a", "a"]', {}, "verdict words"),
         ("x =", {}, "not valid TOML"),
+        ('[topics]\nclean = "twin.records"', {}, "[topics]: topics.records = twin.records: two topics have this name"),
+        ('[topics]\nclean = "bad topic!"', {}, "[topics]: topics.clean = 'bad topic!': Kafka's topics have letters"),
     ],
 )
 def test_bad_settings_are_refused_in_one_sentence(tmp_path: Path, text: str, environment: dict[str, str], said: str) -> None:
@@ -118,6 +125,36 @@ def test_bad_settings_are_refused_in_one_sentence(tmp_path: Path, text: str, env
     with pytest.raises(SettingInvalid) as caught:
         load(path, tables(), environment)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "environment"),
+    [
+        ("", {"WINNOW_KAFKA__EXTRA": "sasl.password=geheim"}),
+        ('[kafka.extra]\n"sasl.password" = ["geheim"]', {}),
+        ('[kafka]\nextra = [["sasl.password", "geheim"]]', {}),
+    ],
+)
+def test_a_refused_setting_shows_no_password(tmp_path: Path, text: str, environment: dict[str, str]) -> None:
+    path = tmp_path / "winnow.toml"
+    path.write_text(text)
+    with pytest.raises(SettingInvalid, match="kafka.extra") as caught:
+        load(path, tables(), environment)
+    assert "geheim" not in str(caught.value)
+
+
+def test_one_underscore_is_said_to_be_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    load(None, tables(), {"WINNOW_GATE_MODE": "observe", "WINNOW_CACHE": "cache", "WINNOW_GATE_HOUSE": "1"})
+    assert [(r.ignored, r.setting) for r in caplog.records] == [("WINNOW_GATE_MODE", "WINNOW_GATE__MODE")]  # type: ignore[attr-defined]
+
+
+def test_types_and_limits_are_written_for_people() -> None:
+    kinds = {name: kind for name, kind, _, _ in documented(tables())}
+    assert kinds["gate.max_poll_records"] == "int ≥ 1, ≤ 100000"
+    assert kinds["gate.threshold"] == "float ≥ 0, ≤ 1 or unset"
+    assert kinds["gate.mode"] == '"enforce" or "observe" or "rules"'
+    assert kinds["train.work_directory"] == "path or unset"
+    assert not [kind for kind in kinds.values() if "[" in kind or "typing" in kind]
 
 
 def test_every_setting_is_documented_and_shown_settings_load_again(tmp_path: Path) -> None:
