@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-review clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -43,7 +43,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@grep -E '^[a-zA-Z0-9_.-]+==' requirements.txt | sed 's/ .*//' > $(VENV)/pinned.txt
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 
-bench: bench-gate bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(READY) ## the gate with a constant model against two bare exactly-once copies
 	@$(BIN)/python -m bench.gate
@@ -69,6 +69,9 @@ bench-review: $(READY) ## the review service killed 30 times under 10 reviewers;
 
 bench-honesty: $(READY) ## 1,000 simulated worlds: certificates hold, intervals cover
 	@$(BIN)/python -m bench.honesty
+
+bench-demo: $(READY) ## the whole demo with five seeds: what a round gives on the mean
+	@$(BIN)/python -m bench.demo $(ARGS)
 
 bench-noise: $(READY) ## a fifth of 2,000 verdicts turned round: AUROC lost, turned ones found
 	@$(BIN)/python -m bench.noise $(ARGS)

@@ -1,0 +1,52 @@
+"""The whole demo with several seeds, one after the other: what a round gives on the mean, and whether anything was lost.
+
+Each is `winnow demo --seed N`, a process of its own with its own Kafka. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+
+from bench.machine import keep
+
+FIELDS = (
+    "auroc_before", "auroc_after", "wrong_passed_before", "wrong_passed_after", "recall_new_kinds_before", "recall_new_kinds_after",
+    "auroc_zero_verdicts", "recall_at_5pct_fp", "swap_pause_ms", "seconds",
+)  # fmt: skip
+
+
+def run(seed: int) -> dict[str, Any]:
+    """Run one demo and return its summary; its own progress goes to stderr. Raises CalledProcessError."""
+    done = subprocess.run([sys.executable, "-m", "winnow", "demo", "--seed", str(seed)], stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Run all seeds and print the means; exit 1 where a bar is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=0)
+    given = parser.parse_args()
+    runs = []
+    for seed in range(given.first, given.first + given.seeds):
+        found = run(seed)
+        print(f"seed {seed}: {json.dumps({name: found[name] for name in FIELDS})}", file=sys.stderr, flush=True)
+        told = {name: found[name] for name in (*FIELDS, "repeated", "certificate")}
+        runs.append({"seed": seed, **told, "promoted": found["rounds"][0]["promoted"], "lost": found["lost"] + found["swap_lost"]})
+    mean = {name: round(float(np.mean([each[name] for each in runs])), 4) for name in FIELDS}
+    passed = (
+        (mean["auroc_after"] >= mean["auroc_before"] + 0.003 or mean["wrong_passed_after"] <= 0.9 * mean["wrong_passed_before"])
+        and mean["recall_new_kinds_after"] >= 2 * mean["recall_new_kinds_before"]
+        and not any(each["lost"] + each["repeated"] for each in runs)
+    )
+    keep("demo-seeds", {"seeds": given.seeds, **mean, "promoted": sum(each["promoted"] for each in runs), "runs": runs, "passed": passed})
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
