@@ -200,6 +200,9 @@ def test_stock_trl_trains_on_our_files_and_we_adopt_what_it_saves(
     assert joined.manifest.encoding == "joined@1"
     with pytest.raises(SettingInvalid, match="--template xml is not one of chat, joined"):
         import_checkpoint(tables, TrainSettings(), tmp_path / "adopt", "xml")
+    with pytest.raises(SettingInvalid, match="none is no directory"):
+        import_checkpoint(tables, TrainSettings(), tmp_path / "none", "chat")
+    (tmp_path / "none").mkdir()
     with pytest.raises(ModelRefused, match="cannot be imported"):
         import_checkpoint(tables, TrainSettings(), tmp_path / "none", "chat")
 
