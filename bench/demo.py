@@ -36,9 +36,11 @@ def main() -> None:
     for seed in range(given.first, given.first + given.seeds):
         found = run(seed)
         print(f"seed {seed}: {json.dumps({name: found[name] for name in FIELDS})}", file=sys.stderr, flush=True)
-        told = {name: found[name] for name in (*FIELDS, "repeated", "certificate")}
-        runs.append({"seed": seed, **told, "promoted": found["rounds"][0]["promoted"], "lost": found["lost"] + found["swap_lost"]})
-    mean = {name: round(float(np.mean([each[name] for each in runs])), 4) for name in FIELDS}
+        told = {name: found[name] for name in (*FIELDS, "repeated", "certificate", "certificate_reason")}
+        first = {name: found["rounds"][0][name] for name in ("promoted", "why")}
+        runs.append({"seed": seed, **told, **first, "lost": found["lost"] + found["swap_lost"]})
+    # where a round was not promoted there was no swap, and so no pause
+    mean = {name: round(float(np.mean([each[name] for each in runs if each[name] is not None])), 4) for name in FIELDS}
     passed = (
         (mean["auroc_after"] >= mean["auroc_before"] + 0.003 or mean["wrong_passed_after"] <= 0.9 * mean["wrong_passed_before"])
         and mean["recall_new_kinds_after"] >= 2 * mean["recall_new_kinds_before"]
