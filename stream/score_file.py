@@ -38,7 +38,7 @@ def score_file(path: Path, settings: GateSettings, registry: RegistrySettings, r
     judged = judge_values(read_values(path), Judge(settings, rules, model))
     rows = (as_row(value, content, decision) for value, content, decision in judged)
     if sys.stdout.isatty():
-        _print_table(rows, "rules alone" if model is None else f"{model.label}, clean from p_chosen {model.threshold:.6f}")
+        _print_table(rows, *(("rules alone", None) if model is None else (model.label, model.threshold)))
         return
     for row in rows:
         sys.stdout.write(wire.as_json_line(row) + "\n")
@@ -74,8 +74,8 @@ def _shown(value: bytes, content: Content | None) -> Any:
     return value.decode("utf-8", "replace")
 
 
-def _print_table(rows: Iterable[dict[str, Any]], title: str) -> None:
-    table = Table(title=title)
+def _print_table(rows: Iterable[dict[str, Any]], label: str, threshold: float | None) -> None:
+    table = Table(title=label if threshold is None else f"{label}, clean from p_chosen {threshold:.6f}")
     for name in ("route", "reason", "P(right)", "reward right", "reward wrong", "record"):
         table.add_column(name, overflow="fold")
     for row in rows:
