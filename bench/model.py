@@ -11,23 +11,21 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from bench.machine import keep
+from bench.starters import starter_in, tables_in
 from demo.errors import ERRORS, LATER_ERRORS
 from demo.run import RULES
 from demo.summary import Evaluation, evaluate
 from demo.twins import UNREADABLE, Twin, take
-from model_registry.config import RegistrySettings
 from model_registry.registry import Version
-from stream.config import GateSettings, KafkaSettings
+from stream.config import GateSettings
 from stream.live_model import load_live_model
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, write_labelled
-from trainer.make_starter import make_starter
 from trainer.train import train_and_publish
 
 UNLABELLED, STRANGERS, VERDICTS = 5_000, 4_000, 300
@@ -73,14 +71,10 @@ def choose(twins: Sequence[Twin], p_chosen: Sequence[float | None], count: int, 
 def run(minutes: float | None, steps: int | None, seed: int, place: Path) -> dict[str, Any]:
     """Train as the demo does and evaluate; one seed."""
     gate = GateSettings(rules_file=RULES)
-    tables = SimpleNamespace(
-        kafka=KafkaSettings(), gate=gate, registry=RegistrySettings(url=str(place / "registry")), train=TrainSettings(seed=seed)
-    )
+    tables = tables_in(place, gate, TrainSettings(seed=seed))
     twins = take(UNLABELLED, seed)
-    source = place / "twins.jsonl"
-    source.write_bytes(b"\n".join(twin.value for twin in twins if twin.truth.kind != UNREADABLE) + b"\n")
-    base = place / "starter"
-    made = make_starter(tables, str(source), base, minutes, steps, seed, UNLABELLED)
+    readable_ones = [twin for twin in twins if twin.truth.kind != UNREADABLE]
+    base, made = starter_in(place, tables, readable_ones, steps=steps, minutes=minutes, seed=seed)
     cold = train_and_publish(tables, tables.train, str(base), None, None)
     chosen = choose(twins, evaluate(cold, gate, twins).p_chosen, VERDICTS, seed)
     write_labelled(

@@ -9,29 +9,27 @@ import argparse
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from bench.machine import keep
 from bench.model import choose
+from bench.starters import readable, starter_in, tables_in
 from demo.run import RULES
 from demo.summary import evaluate
-from demo.twins import UNREADABLE, Twin, take
-from model_registry.config import RegistrySettings
+from demo.twins import Twin
 from model_registry.registry import Version
-from stream.config import GateSettings, KafkaSettings
+from stream.config import GateSettings
 from stream.encode import Encoder
 from trainer.bases import load_base
 from trainer.calibrate import auroc_of
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled
 from trainer.learned import d_of
-from trainer.make_starter import make_starter
 from trainer.noise import probability_of_verdicts, treat
-from trainer.pairs import encode_labelled
-from trainer.train import RENDERING, learn_from, train_and_publish, words_of, workplace
+from trainer.pairs import RENDERING, encode_labelled
+from trainer.train import learn_from, train_and_publish, words_of, workplace
 from trainer.unlabelled import unlabelled_of
 
 STREAM, VERDICTS, TURNED_SHARE, HELD_OUT, STRANGERS = 12_000, 2_000, 0.2, 400, 4_000
@@ -88,19 +86,15 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        tables = SimpleNamespace(
-            kafka=KafkaSettings(), gate=GateSettings(rules_file=RULES), registry=RegistrySettings(url=str(place / "registry")),
-            train=TrainSettings(noise=given.noise, contrastive_per_verdict=1.0, epochs=2.0),
-        )  # fmt: skip
-        twins = [twin for twin in take(STREAM, 0) if twin.truth.kind != UNREADABLE]
-        source = place / "twins.jsonl"
-        source.write_bytes(b"\n".join(twin.value for twin in twins) + b"\n")
-        make_starter(tables, str(source), place / "starter", None, given.steps, 0, STREAM)
-        cold = train_and_publish(tables, tables.train, str(place / "starter"), None, None)
-        strangers = [twin for twin in take(STRANGERS, 1_000_003) if twin.truth.kind != UNREADABLE]
+        train = TrainSettings(noise=given.noise, contrastive_per_verdict=1.0, epochs=2.0)
+        tables = tables_in(place, GateSettings(rules_file=RULES), train)
+        twins = readable(STREAM, 0)
+        starter, _ = starter_in(place, tables, twins, steps=given.steps)
+        cold = train_and_publish(tables, tables.train, str(starter), None, None)
+        strangers = readable(STRANGERS, 1_000_003)
         runs = []
         for seed in range(given.seeds):
-            runs.append(one(tables, place / "starter", cold, twins, strangers, seed))
+            runs.append(one(tables, starter, cold, twins, strangers, seed))
             print(f"seed {seed}: {runs[-1]}", file=sys.stderr, flush=True)
     found = {key: round(float(np.mean([run[key] for run in runs])), 4) for key in runs[0]}
     passed = found["auroc_clean"] - found["auroc_noisy"] <= WORST_LOSS and found["found"] >= LEAST_FOUND

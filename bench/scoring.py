@@ -12,28 +12,25 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
+from bench.constant import WORDS
 from bench.machine import keep
-from demo.twins import UNREADABLE, take
-from model_registry.config import RegistrySettings
+from bench.starters import readable, starter_in, tables_in
 from stream.batching import batches
-from stream.config import GateSettings, KafkaSettings
+from stream.config import GateSettings
 from stream.decode import decode_value
 from stream.encode import Encoder
-from stream.live_model import fastest_budget
+from stream.live_model import fastest_budget, has_bfloat16_products
 from stream.records import Content
 from stream.render import text_of
 from stream.score import Scorer, reference_rewards
 from trainer.config import TrainSettings
-from trainer.make_starter import make_starter
 
-WORDS = ("正确", "错误")
 PADDED_TOKENS = (2_048, 4_096, 8_192)
 LARGE: dict[str, Any] = {
     "hidden_size": 384,
@@ -184,14 +181,9 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        twins = [twin.value for twin in take(3_000, 0) if twin.truth.kind != UNREADABLE]
-        source = place / "twins.jsonl"
-        source.write_bytes(b"\n".join(twins) + b"\n")
-        tables = SimpleNamespace(
-            kafka=KafkaSettings(), gate=GateSettings(), registry=RegistrySettings(url=str(place / "r")), train=TrainSettings()
-        )
-        make_starter(tables, str(source), place / "starter", None, given.steps, 0, 3_000)
-        keep("scoring", compare(place / "starter" / "reward", place, twins, given))
+        twins = readable(3_000, 0)
+        starter, _ = starter_in(place, tables_in(place, GateSettings(), TrainSettings()), twins, steps=given.steps)
+        keep("scoring", compare(starter / "reward", place, [twin.value for twin in twins], given))
 
 
 def compare(directory: Path, place: Path, twins: Sequence[bytes], given: argparse.Namespace) -> dict[str, Any]:
@@ -259,7 +251,7 @@ def compare(directory: Path, place: Path, twins: Sequence[bytes], given: argpars
 
 def fastest_of(ours: dict[str, Scorer]) -> Scorer:
     """Return the scorer that a gate would take here."""
-    return ours["bfloat16"] if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ours["float32"]  # noqa: SLF001
+    return ours["bfloat16"] if has_bfloat16_products() else ours["float32"]
 
 
 def _padded_by(

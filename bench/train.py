@@ -8,7 +8,6 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,23 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import RewardConfig, RewardTrainer
 
+from bench.constant import WORDS
 from bench.machine import keep
-from demo.twins import UNREADABLE, take
-from model_registry.config import RegistrySettings
-from stream.config import GateSettings, KafkaSettings
+from bench.starters import readable, starter_in, tables_in
+from stream.config import GateSettings
 from stream.encode import Encoder
 from trainer.bases import load_base
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled
-from trainer.make_starter import make_starter
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.pairs import Pair, as_columns, contrastive_pairs, encode_labelled, rendered, verdict_pairs
 
-WORDS = ("正确", "错误")
 FASTER, SAME_LOSS = 1.6, 0.02
 
 
 def pairs_of(directory: Path, verdicts: int, contrastive: int, seed: int) -> list[Pair]:
     """Return verdict pairs and contrastive ones, as a cycle mixes them."""
-    twins = [twin for twin in take(verdicts + 3_000, seed) if twin.truth.kind != UNREADABLE]
+    twins = readable(verdicts + 3_000, seed)
     encoder = Encoder(load_base(str(directory)).tokenizer, WORDS, "chat@1", 2_048)
     said = [Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in twins[:verdicts]]
     free = rendered([twin.value.decode() for twin in twins[verdicts:]], "fields@1")
@@ -76,16 +73,11 @@ def main() -> None:
     runs: dict[bool, list[tuple[float, list[float]]]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        twins = [twin.value for twin in take(3_000, 0) if twin.truth.kind != UNREADABLE]
-        (place / "twins.jsonl").write_bytes(b"\n".join(twins) + b"\n")
-        tables = SimpleNamespace(
-            kafka=KafkaSettings(), gate=GateSettings(), registry=RegistrySettings(url=str(place / "r")), train=TrainSettings()
-        )
-        make_starter(tables, str(place / "twins.jsonl"), place / "starter", None, 60, 0, 3_000)
+        starter, _ = starter_in(place, tables_in(place, GateSettings(), TrainSettings()), readable(3_000, 0), steps=60)
         for seed in range(given.seeds):
-            pairs = pairs_of(place / "starter", given.verdicts, given.contrastive, seed)
+            pairs = pairs_of(starter, given.verdicts, given.contrastive, seed)
             for is_ours in (seed % 2 == 0, seed % 2 == 1):
-                runs[is_ours].append(run(place / "starter", pairs, seed, place / "trl", is_ours=is_ours))
+                runs[is_ours].append(run(starter, pairs, seed, place / "trl", is_ours=is_ours))
 
     def last_fifth(losses: list[float]) -> float:
         return float(np.mean(losses[-max(1, len(losses) // 5) :]))

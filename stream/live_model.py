@@ -5,6 +5,7 @@ Source of the rule: law 6.
 """
 
 import logging
+import math
 import time
 from typing import NamedTuple, cast
 
@@ -119,7 +120,7 @@ def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer
     if scorer.device.type != "cpu":
         return scorer
     scorer.budget_tokens, seconds = fastest_budget(scorer, settings.batch_tokens)
-    if wanted == "auto" and torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - the only name torch has for it
+    if wanted == "auto" and has_bfloat16_products():
         other = scorer.in_precision(torch.bfloat16)
         if other.precision == scorer.precision or not _holds(version, other):
             return scorer
@@ -153,16 +154,16 @@ def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
 def _holds(version: Version, scorer: Scorer) -> bool:
     """Return whether the fingerprint holds in this precision, in P and, where P says little, in d."""
     try:
-        check_fingerprint(version, scorer)
-        fingerprint = version.manifest.fingerprint
-        found, said = fingerprint_rewards(scorer, fingerprint.texts), np.array(fingerprint.rewards, dtype=np.float32).reshape(-1, 2)
-        worst = float(np.abs((found - said) @ (1.0, -1.0)).max(initial=0.0)) / version.manifest.calibration.temperature
-        if not worst <= _MOST_D:
-            raise FingerprintDiffers(f"calibrated d differs by {worst:.3g}, the limit is {_MOST_D}")
+        check_fingerprint(version, scorer, _MOST_D)
     except FingerprintDiffers as error:
         log.info("not scored in this precision", extra={"precision": str(scorer.precision), "detail": str(error)})
         return False
     return True
+
+
+def has_bfloat16_products() -> bool:
+    """Return whether this processor multiplies matrices in bfloat16 by instructions of its own."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - the only name torch has for it
 
 
 def fingerprint_rewards(scorer: Scorer, texts: tuple[str, ...]) -> np.ndarray:
@@ -170,8 +171,11 @@ def fingerprint_rewards(scorer: Scorer, texts: tuple[str, ...]) -> np.ndarray:
     return scorer.rewards([ids if ids is not None else [] for ids in scorer.encoder.encode(texts)])
 
 
-def check_fingerprint(version: Version, scorer: Scorer) -> None:
-    """Compare p of the fingerprint texts with what was recorded at publishing. Raises FingerprintDiffers."""
+def check_fingerprint(version: Version, scorer: Scorer, most_d: float = math.inf) -> None:
+    """Compare p of the fingerprint texts with what was recorded at publishing, and calibrated d by at most `most_d` nats.
+
+    Raises FingerprintDiffers.
+    """
     fingerprint = version.manifest.fingerprint
     found = fingerprint_rewards(scorer, fingerprint.texts)
     said = np.array(fingerprint.rewards, dtype=np.float32).reshape(-1, 2)
@@ -183,6 +187,8 @@ def check_fingerprint(version: Version, scorer: Scorer) -> None:
                 f"{version.label} does not score as it did when it was published: fingerprint text {index} differs by "
                 f"{difference:.4f} in p_chosen, the limit is {fingerprint.tolerance_p}"
             )
+        if not abs(float(now) - float(then)) / calibration.temperature <= most_d:
+            raise FingerprintDiffers(f"calibrated d of fingerprint text {index} differs by more than {most_d} nats")
 
 
 def warm_up(scorer: Scorer) -> float:

@@ -51,22 +51,32 @@ def shared_batch(
         end = first + len(ids)
         ids_BT[row, first:end] = ids
         ids_BT[row, end : end + len(behind)] = behind
-    column_T = np.arange(width)
-    prefix_B1 = prefix_B[:, None]
-    # 0 shared prefix, 1 right answer, 2 wrong answer, 3 padding
-    part_BT = (column_T >= prefix_B1) + 0 + (column_T >= prefix_B1 + right) + (column_T >= prefix_B1 + right + wrong)
-    positions_BT = np.where(part_BT == 2, column_T - right, column_T)  # noqa: PLR2004
-    part = torch.from_numpy(part_BT.astype(np.int8)).to(device)
-    sees_BTT = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
-    sees_BTT &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
-    mask = torch.zeros(sees_BTT.shape, dtype=dtype, device=device).masked_fill_(~sees_BTT, torch.finfo(dtype).min)
+    mask_B1TT, positions_BT = tree_of(prefix_B, prefix_B + right, prefix_B + right + wrong, width, dtype, device)
     pooled = [prefix_B + last_read(template.right, pad_id), prefix_B + right + last_read(template.wrong, pad_id)]
     return SharedBatch(
         torch.from_numpy(ids_BT).to(device),
-        torch.from_numpy(positions_BT).to(device),
-        mask[:, None],
+        positions_BT,
+        mask_B1TT,
         torch.from_numpy(np.stack(pooled, axis=1)).to(device),
     )
+
+
+def tree_of(
+    shared_B: np.ndarray, first_B: np.ndarray, ends_B: np.ndarray, width: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mask_B1TT and positions_BT of rows `[shared][first][second][padding]`; the three say where each part ends.
+
+    The second does not see the first and begins at the same place; the mask is 0 where a token may look and the dtype's minimum elsewhere.
+    """
+    column_T = np.arange(width)
+    # 0 shared, 1 first, 2 second, 3 padding
+    part_BT = sum((column_T >= edge_B[:, None]).astype(np.int8) for edge_B in (shared_B, first_B, ends_B))
+    positions_BT = column_T - np.where(np.asarray(part_BT) == 2, (first_B - shared_B)[:, None], 0)  # noqa: PLR2004
+    part = torch.from_numpy(np.asarray(part_BT)).to(device)
+    sees_BTT = (part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])
+    sees_BTT &= torch.ones(width, width, dtype=torch.bool, device=device).tril()
+    mask = torch.zeros(sees_BTT.shape, dtype=dtype, device=device).masked_fill_(~sees_BTT, torch.finfo(dtype).min)
+    return mask[:, None], torch.from_numpy(positions_BT).to(device)
 
 
 def trunk_of(model: PreTrainedModel) -> nn.Module:

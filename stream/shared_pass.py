@@ -94,9 +94,7 @@ class SharedPass:
         batch = self._laid_out(records)
         x_BSH = F.embedding(batch.ids_BS, self._embedding)
         for place, layer in enumerate(self._layers[:-1]):
-            heads_BNSD = self._heads_of(x_BSH, layer, slice(None)).transpose(1, 2)
-            asked, value = heads_BNSD.split([self._heads + self._key_heads, self._key_heads], dim=1)
-            query, key = self._turned(asked, layer.gain_N1D, batch.rotation_B1SD).split([self._heads, self._key_heads], dim=1)
+            query, key, value = self._query_key_value(x_BSH, layer, batch.rotation_B1SD)
             x_BSH = self._after_attention(x_BSH, self._attention(query, key, value, place, batch), layer)
         return self._last_layer(x_BSH, batch)
 
@@ -132,15 +130,25 @@ class SharedPass:
         )
 
     def _normed(self, x: torch.Tensor) -> torch.Tensor:
-        """Return x scaled to root mean square 1, without the gain, in the type of the matrix products."""
+        """Return x scaled to root mean square 1, without the gain."""
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return (x * torch.rsqrt(length.square().div_(x.shape[-1]).add_(self._eps))).to(self._dtype)
+        return x * torch.rsqrt(length.square().div_(x.shape[-1]).add_(self._eps))
 
     def _heads_of(self, x_BSH: torch.Tensor, layer: _Layer, rows: slice) -> torch.Tensor:
         """Return heads_BSND of some rows of the projection."""
         bias = None if layer.project_bias is None else layer.project_bias[rows]
-        found: torch.Tensor = F.linear(self._normed(x_BSH), layer.project[rows], bias).unflatten(-1, (-1, self._width))
+        found: torch.Tensor = F.linear(self._normed(x_BSH).to(self._dtype), layer.project[rows], bias).unflatten(-1, (-1, self._width))
         return found
+
+    def _query_key_value(
+        self, x_BSH: torch.Tensor, layer: _Layer, rotation_B1SD: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return query_BNSD and key_BKSD, both turned, and value_BKSD."""
+        asked, value = (
+            self._heads_of(x_BSH, layer, slice(None)).transpose(1, 2).split([self._heads + self._key_heads, self._key_heads], dim=1)
+        )
+        query, key = self._turned(asked, layer.gain_N1D, rotation_B1SD).split([self._heads, self._key_heads], dim=1)
+        return query, key, value
 
     def _turned(self, x_BNSD: torch.Tensor, gain_N1D: torch.Tensor | None, rotation_B1SD: torch.Tensor) -> torch.Tensor:
         """Return queries or keys normed by head, where the trunk does that, and turned by their places, laid out for attention."""
@@ -181,7 +189,7 @@ class SharedPass:
     def _after_attention(self, x: torch.Tensor, out: torch.Tensor, layer: _Layer) -> torch.Tensor:
         """Add what attention and MLP say to the residual stream."""
         x = x + F.linear(out, layer.out)
-        gate, up = F.linear(self._normed(x), layer.gate_up).chunk(2, dim=-1)
+        gate, up = F.linear(self._normed(x).to(self._dtype), layer.gate_up).chunk(2, dim=-1)
         return x.add_(F.linear(F.silu(gate).mul_(up), layer.down))
 
     def _last_layer(self, x_BSH: torch.Tensor, batch: _Batch) -> torch.Tensor:
@@ -196,8 +204,7 @@ class SharedPass:
         query = self._turned(self._heads_of(x_B2H, layer, slice(queries)).transpose(1, 2), gain_q, batch.rotation_B1SD[:, :, at])
         out = _attend(query, self._keys(key, place, 0), self._keys(value, place, 1), batch.mask_B1AS[:, :, self._read])
         x_B2H = self._after_attention(x_B2H, out.transpose(1, 2).flatten(2).to(self._dtype), layer)
-        length = torch.linalg.vector_norm(x_B2H, dim=-1)
-        return (x_B2H @ self._score_H) * torch.rsqrt(length.square().div_(x_B2H.shape[-1]).add_(self._eps))
+        return self._normed(x_B2H) @ self._score_H
 
     def _packed(self, layer: nn.Module) -> _Layer:
         """Fold and pack one layer of transformers'."""
@@ -242,9 +249,7 @@ class SharedPass:
         groups = self._heads // self._key_heads
         found = []
         for layer in self._layers:
-            heads_BNSD = self._heads_of(x_1CH, layer, slice(None)).transpose(1, 2)
-            asked, value = heads_BNSD.split([self._heads + self._key_heads, self._key_heads], dim=1)
-            query, key = self._turned(asked, layer.gain_N1D, rotation).split([self._heads, self._key_heads], dim=1)
+            query, key, value = self._query_key_value(x_1CH, layer, rotation)
             value = value.to(self._attends_in)
             found.append((key, value))
             wide_key, wide_value = (each.repeat_interleave(groups, dim=1) for each in (key, value))

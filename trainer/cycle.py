@@ -30,25 +30,18 @@ from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify
 from trainer.check import Finding
 from trainer.config import TrainSettings
-from trainer.datasets import Labelled, digest_of_data, is_held_out
+from trainer.datasets import Labelled, digest_of_data
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
 from trainer.learned import SCORE_TOKENS, Learned, d_of
 from trainer.noise import Doubted, probability_of_verdicts, treat
-from trainer.pairs import encode_labelled
+from trainer.pairs import RENDERING, encode_labelled
 from trainer.promote import conclude, finish_interrupted, newest_of_cycles
 from trainer.publish import Facts, publish
-from trainer.report import Before, Found, Sorted, report_files, report_of
-from trainer.train import (
-    RENDERING,
-    checked,
-    learn_from,
-    sample_ids,
-    text_of_content,
-    words_of,
-    workplace,
-)
+from trainer.report import Before, Found, report_files, report_of
+from trainer.sort import Sorted, sort
+from trainer.train import checked, learn_from, sample_ids, words_of, workplace
 from trainer.unlabelled import say_if_none, stream_of_cycle
-from trainer.verdicts import Settled, Snapshot, read_snapshot, settle, weights_of
+from trainer.verdicts import Settled, Snapshot, read_snapshot, settle
 
 log = logging.getLogger("winnow.train")
 
@@ -108,39 +101,6 @@ def run_cycle(
     step("published")
     promotion = conclude(registry, version, decision, step)
     return Cycle(version, promotion, findings, certificate, comparison)
-
-
-def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
-    """Part the verdicts: a share by the hash of its text is the hold-out, flat draws are for certificates, the rest is learned from.
-
-    A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet, and neither does
-    a record that reads like a flat draw: a certificate must know nothing of what was learned.
-    """
-    found = Sorted([], [], [], [])
-    weights = weights_of(settled)
-    texts = [text_of_content(each.content) for each in settled]
-    drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
-    for each, text in zip(settled, texts, strict=True):
-        is_hold_out = is_held_out(text, settings.held_out_share)
-        if is_hold_out:
-            if each.distance is not None:  # what waits for a second look counts as wrong: left out, only right ones would be there at first
-                found.hold_out.append(
-                    Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6), kind=each.kind)
-                )
-            continue
-        if each.is_flat:
-            found.flat.append(each)
-            continue
-        if each.is_pending or text in drawn:
-            continue
-        weight = min(settings.most_weight, weights[each.decision_id])
-        found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
-        found.learn_ids.append(each.decision_id)
-        corrected = None if each.correction is None else text_of_content(each.correction)
-        if corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share):
-            found.learn.append(Labelled(cast(str, each.correction), True))
-            found.learn_ids.append(each.decision_id)
-    return found
 
 
 def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> None:

@@ -14,6 +14,9 @@ import torch
 from torch import nn
 from trl import RewardTrainer
 
+from stream.encode import last_read
+from stream.score import tree_of
+
 
 class PairCollator:
     """Examples with chosen_ids, rejected_ids, margin, weight, doubt -> one row a pair.
@@ -37,19 +40,13 @@ class PairCollator:
         read_B2 = np.empty((len(pairs), 2), dtype=np.int64)
         for row, ((chosen, rejected), shared, end) in enumerate(zip(pairs, shared_B, ends_B, strict=True)):
             ids_BT[row, :end] = [*chosen, *rejected[shared:]]
-            last = [max(place for place, token in enumerate(chat) if token != self._pad_id) for chat in (chosen, rejected)]
+            last = [last_read(chat, self._pad_id) for chat in (chosen, rejected)]
             read_B2[row] = last[0], last[1] if last[1] < shared else last[1] + len(chosen) - shared
-        column_T = np.arange(width)
-        # 0 shared, 1 rest of chosen, 2 rest of rejected, 3 padding
-        part_BT = sum((column_T >= edge_B[:, None]).astype(np.int8) for edge_B in (shared_B, chosen_B, ends_B))
-        part = torch.from_numpy(np.asarray(part_BT))
-        sees_BTT = ((part[:, None, :] == 0) | (part[:, None, :] == part[:, :, None])) & torch.ones(width, width, dtype=torch.bool).tril()
-        mask = torch.zeros(sees_BTT.shape).masked_fill_(~sees_BTT, torch.finfo(torch.float32).min)
-        positions_BT = column_T - np.where(np.asarray(part_BT) == 2, (chosen_B - shared_B)[:, None], 0)  # noqa: PLR2004
+        mask_B1TT, positions_BT = tree_of(shared_B, chosen_B, ends_B, width, torch.float32)
         batch = {
             "input_ids": torch.from_numpy(ids_BT),
-            "attention_mask": mask[:, None],
-            "position_ids": torch.from_numpy(positions_BT),
+            "attention_mask": mask_B1TT,
+            "position_ids": positions_BT,
             "read": torch.from_numpy(read_B2),
             "tokens": torch.from_numpy(ends_B),
         }

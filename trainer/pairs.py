@@ -20,6 +20,8 @@ from stream.tail import read_topic
 from trainer.corrupt import Corrupter
 from trainer.datasets import Labelled
 
+RENDERING: Rendering = "fields@1"
+
 
 class Pair(NamedTuple):
     """One training example: the two chats as ids, by how much the first is better, how much it counts, how doubtful it is."""
@@ -105,6 +107,11 @@ def rendered(contents: Sequence[str], rendering: Rendering) -> list[Rendered]:
     """Render readable contents with their fields; the others are left out."""
     readings = (decode_value(content.encode("utf-8", "replace"), "auto") for content in contents)
     return [render(reading, rendering) for reading in readings if isinstance(reading, Content)]
+
+
+def text_of_content(content: str) -> str:
+    """Return what the model reads of a record: the same record in another format is held out or learned from alike."""
+    return next((record.text for record in rendered([content], RENDERING)), content)
 
 
 def as_columns(pairs: Sequence[Pair]) -> dict[str, list[Any]]:

@@ -41,14 +41,11 @@ def conclude(registry: Registry, version: Version, decision: dict[str, Any], ste
     if not said:
         announce(registry, version)
         step("announced")
-    if number in _been(registry, CHAMPION):
-        return Promotion(True, str(decision["why"]))
-    over = decision["over"]
-    if decision["promoted"] and over is not None and registry.advance(str(number), str(over), str(decision["why"])):
-        return Promotion(True, str(decision["why"]))
-    if number in _been(registry, CHAMPION):  # somebody else concludes it too, and was first
-        return Promotion(True, str(decision["why"]))
-    why = str(decision["why"])
+    why, over = str(decision["why"]), decision["over"]
+    if decision["promoted"] and over is not None:
+        registry.advance(str(number), str(over), why)
+    if number in _been(registry, CHAMPION):  # by this, as the first version, or by somebody else who concludes it too
+        return Promotion(True, why)
     if decision["promoted"]:
         why = _PINNED if registry.is_pinned() else _OVERTAKEN
     registry.point(CHALLENGER, str(number), f"{_REFUSED}{why}")

@@ -18,22 +18,11 @@ from trainer.datasets import Labelled
 from trainer.evaluate import Comparison, Judged
 from trainer.learned import Learned
 from trainer.noise import Doubted
-from trainer.verdicts import Settled, Snapshot
+from trainer.sort import Sorted
+from trainer.verdicts import Snapshot
 
 _MOST_KINDS = 20
 _STREAM_QUANTILES = np.linspace(0, 1, 201)
-
-
-class Sorted(NamedTuple):
-    """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
-
-    A held-out record's weight is the number of records of the stream that it stands for.
-    """
-
-    learn: list[Labelled]
-    learn_ids: list[str]
-    hold_out: list[Labelled]
-    flat: list[Settled]
 
 
 class Before(NamedTuple):

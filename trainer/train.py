@@ -20,7 +20,6 @@ from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
 from stream.encode import ENCODINGS, Encoder, Encoding
-from stream.render import Rendering
 from stream.score import Scorer, refuse_windows
 from trainer.bases import Base, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
@@ -28,14 +27,13 @@ from trainer.check import Finding, check
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
 from trainer.learned import SCORE_TOKENS, Learned, d_of
-from trainer.pairs import contrastive_pairs, encode_labelled, rendered, verdict_pairs
+from trainer.pairs import RENDERING, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
 from trainer.processes import train
 from trainer.promote import announce
 from trainer.publish import Facts, publish
 from trainer.report import report_files, report_of_data
 from trainer.unlabelled import say_if_none, unlabelled_of
 
-RENDERING: Rendering = "fields@1"
 MOST_SCORED = 2_000
 _WORK = "winnow-train-"
 
@@ -187,11 +185,6 @@ def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
             f"train.verdict_words = {'/'.join(settings.verdict_words)}, but the starter was made with {'/'.join(cast(list[str], said))}"
         )
     return settings.verdict_words
-
-
-def text_of_content(content: str) -> str:
-    """Return what the model reads of a record: the same record in another format is held out or learned from alike."""
-    return next((record.text for record in rendered([content], RENDERING)), content)
 
 
 def sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:

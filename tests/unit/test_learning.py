@@ -14,10 +14,11 @@ from trainer.calibrate import auroc_of, fit
 from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
 from trainer.check import check
 from trainer.config import TrainSettings
-from trainer.cycle import is_due, sort
+from trainer.cycle import is_due
 from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, compare, may_promote
 from trainer.noise import treat
+from trainer.sort import sort
 from trainer.verdicts import settle, weights_of
 
 STREAM = np.linspace(0, 1, 1_001)

@@ -1,0 +1,57 @@
+"""Settled verdicts -> what each is for: to learn from, the hold-out, the certificate.
+
+Enters: one answer a decision. Leaves: labelled records with the weight that each has in the stream.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from trainer.config import TrainSettings
+from trainer.datasets import Labelled, is_held_out
+from trainer.pairs import text_of_content
+from trainer.verdicts import Settled, weights_of
+
+
+class Sorted(NamedTuple):
+    """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
+
+    A held-out record's weight is the number of records of the stream that it stands for.
+    """
+
+    learn: list[Labelled]
+    learn_ids: list[str]
+    hold_out: list[Labelled]
+    flat: list[Settled]
+
+
+def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
+    """Part the verdicts: a share by the hash of its text is the hold-out, flat draws are for certificates, the rest is learned from.
+
+    A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet, and neither does
+    a record that reads like a flat draw: a certificate must know nothing of what was learned.
+    """
+    found = Sorted([], [], [], [])
+    weights = weights_of(settled)
+    texts = [text_of_content(each.content) for each in settled]
+    drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
+    for each, text in zip(settled, texts, strict=True):
+        is_hold_out = is_held_out(text, settings.held_out_share)
+        if is_hold_out:
+            if each.distance is not None:  # what waits for a second look counts as wrong: left out, only right ones would be there at first
+                found.hold_out.append(
+                    Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6), kind=each.kind)
+                )
+            continue
+        if each.is_flat:
+            found.flat.append(each)
+            continue
+        if each.is_pending or text in drawn:
+            continue
+        weight = min(settings.most_weight, weights[each.decision_id])
+        found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
+        found.learn_ids.append(each.decision_id)
+        corrected = None if each.correction is None else text_of_content(each.correction)
+        if corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share):
+            found.learn.append(Labelled(cast(str, each.correction), True))
+            found.learn_ids.append(each.decision_id)
+    return found
