@@ -26,6 +26,10 @@ def run(seed: int) -> dict[str, Any]:
     return found
 
 
+def _mean(values: list[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
+
+
 def main() -> None:
     """Run all seeds and print the means; exit 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -40,8 +44,8 @@ def main() -> None:
         first = {name: found["rounds"][0][name] for name in ("promoted", "why")}
         runs.append({"seed": seed, **told, **first, "lost": found["lost"] + found["swap_lost"]})
     # where a round was not promoted there was no swap, and so no pause
-    mean = {name: round(float(np.mean([each[name] for each in runs if each[name] is not None])), 4) for name in FIELDS}
-    passed = (
+    mean: dict[str, Any] = {name: _mean([each[name] for each in runs if each[name] is not None]) for name in FIELDS}
+    passed = bool(
         (mean["auroc_after"] >= mean["auroc_before"] + 0.003 or mean["wrong_passed_after"] <= 0.9 * mean["wrong_passed_before"])
         and mean["recall_new_kinds_after"] >= 2 * mean["recall_new_kinds_before"]
         and not any(each["lost"] + each["repeated"] for each in runs)

@@ -1,34 +1,39 @@
 """Hot swap under load: the alias moves while a gate judges, some of the versions are bad, and nothing may be lost.
 
 Every output must name a model that really scored it: each is scored again by the version it names. `pause_ms` is the
-longest time between two commits while a swap was under way, `batch_ms` the longest while none was.
+longest time between two commits while a swap was under way, `batch_ms` the longest while none was. Gate and load have a
+process each, as they have in service.
 """
 
 import argparse
 import json
 import shutil
+import sys
 import tempfile
-import threading
 import time
 import urllib.request
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from confluent_kafka import Producer
 
 from bench.constant import WORDS
 from bench.machine import keep
 from demo.broker import free_port, temporary_broker
 from demo.ledger import messages, read_ledger
-from demo.stream import produce
 from demo.twins import UNREADABLE, take
+from foundation.errors import KafkaRefused
 from model_registry.config import RegistrySettings
 from model_registry.manifest import MANIFEST
 from model_registry.registry import CHAMPION, Registry
 from stream import wire
 from stream.boot import run_gate
-from stream.cluster import make_topics
+from stream.cluster import base_config, make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Calibration
 from stream.decode import decode_value
@@ -40,8 +45,9 @@ from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.train import train_and_publish
 
 BAD = ("tampered", "wrong fingerprint", "half-written")
-RECORDS_PER_SECOND = 300
+RECORDS_PER_SECOND, TICKS_PER_SECOND = 1_000, 50
 _PATIENCE_SECONDS = 60.0
+_UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the longest of many: as long without a swap as with one
 
 
 def prepare(registry: RegistrySettings, place: Path) -> dict[str, int]:
@@ -95,16 +101,15 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         audit_rate=0.0,
         audit_extra_rate=0.0,
     )
-    commits: list[float] = []
-    over = threading.Event()
-    load = threading.Thread(target=_load, args=(kafka, topics.records, over))
+    context = get_context("spawn")
+    over, seen = context.Event(), place / "commits"
+    seen.touch()
+    load = context.Process(target=_load, args=(kafka, topics.records, over), daemon=True)
+    running = context.Process(target=_judge, args=(kafka, topics, gate, registry_settings, seen), daemon=True)
     load.start()
-    running = threading.Thread(
-        target=run_gate,
-        args=(kafka, topics, gate, registry_settings, 2.0, lambda at: commits.append(time.monotonic()) if at == "committed" else None),
-    )
     running.start()
-    _wait_for(lambda: len(commits) > 0)
+    _wait_for(lambda: seen.stat().st_size > 0)
+    time.sleep(_UNDISTURBED_SECONDS)
     spans, turned_away, good = [], 0, ["b", "a"]
     for number in range(swaps):
         is_bad = bool(refused) and number % (swaps // refused) == swaps // refused - 1
@@ -120,10 +125,11 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
             version = registry.point(CHAMPION, str(numbers[name]), "bench")
             _wait_for(lambda version=version: _metric(port, f'winnow_model_info{{digest="{version.digest}"') == 1)
         spans.append((begun, time.monotonic()))
-        time.sleep(0.5)
+        time.sleep(_UNDISTURBED_SECONDS)
     over.set()
     load.join()
     running.join(_PATIENCE_SECONDS * 3)
+    commits = [float(line) for line in seen.read_text().splitlines()]
     ledger = read_ledger(bootstrap, topics)
     gaps = list(zip(commits, commits[1:], strict=False))
     inside = [end - begin for begin, end in gaps if any(begin < last and end > first for first, last in spans)]
@@ -163,13 +169,26 @@ def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tu
     return {label: len(judged) for label, judged in by_label.items()}, false
 
 
-def _load(kafka: KafkaSettings, topic: str, over: threading.Event) -> None:
-    number = 0
-    while not over.is_set():
-        twins = [twin for twin in take(RECORDS_PER_SECOND // 5, number) if twin.truth.kind != UNREADABLE]
-        produce(kafka, topic, twins)
-        number += 1
-        over.wait(0.2)
+def _judge(kafka: KafkaSettings, topics: TopicSettings, gate: GateSettings, registry: RegistrySettings, seen: Path) -> None:
+    """Run the gate until it is idle; the time of every commit becomes a line of `seen`."""
+    with seen.open("w", buffering=1) as times:
+        run_gate(kafka, topics, gate, registry, 2.0, lambda at: print(time.monotonic(), file=times) if at == "committed" else None)
+
+
+def _load(kafka: KafkaSettings, topic: str, over: Event) -> None:
+    """Write RECORDS_PER_SECOND, evenly: bursts would make pauses of their own."""
+    twins = [twin for twin in take(RECORDS_PER_SECOND * 10, 0) if twin.truth.kind != UNREADABLE]
+    producer, at_once = Producer({**base_config(kafka), "linger.ms": 5}), RECORDS_PER_SECOND // TICKS_PER_SECOND
+    for tick in count():
+        if over.wait(1 / TICKS_PER_SECOND):
+            break
+        for number in range(tick * at_once, (tick + 1) * at_once):
+            twin = twins[number % len(twins)]
+            producer.produce(topic, twin.value, twin.key)
+        producer.poll(0)
+    left = producer.flush(60)
+    if left:
+        raise KafkaRefused(f"{left} records of the load did not reach {topic}")
 
 
 def _metric(port: int, name: str) -> float:
@@ -184,11 +203,11 @@ def _wait_for(condition: Any) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"nothing happened within {_PATIENCE_SECONDS:.0f} s")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def main() -> None:
-    """Run on an embedded broker and print the result."""
+    """Run on an embedded broker and print the result; exit 1 where a bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--refused", type=int, default=5)
@@ -198,6 +217,8 @@ def main() -> None:
         make_topics(KafkaSettings(bootstrap_servers=broker.address), topics, 3)
         found = swap(broker.address, topics, Path(place), given.swaps, given.refused)
     keep("swap", found)
+    wrong = any(found[name] for name in ("lost", "repeated", "disordered", "outputs_scored_by_another"))
+    sys.exit(1 if wrong or found["pause_ms"] > found["batch_ms"] else 0)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ def run_with_model(
     cluster = look_at_cluster(kafka, names, topics.records)
     lotteries = load_lotteries(gate)
 
-    def make(rules: Rules, model: "LiveModel | None") -> Service:
-        return make_service(gate, cluster.topic_ids, rules, model, lotteries)
+    def make(rules: Rules, model: "LiveModel | None", like: Service | None = None) -> Service:
+        return make_service(gate, cluster.topic_ids, rules, model, lotteries, like)
 
     service = make(rules, model)
     metrics, health = GateMetrics(rules), Health()

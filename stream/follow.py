@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.errors import ModelRefused, RegistryUnreachable, VersionMissing, WinnowError
@@ -42,7 +43,10 @@ class Service(NamedTuple):
 
 
 def _step_aside() -> None:
-    """Let the threads that judge go first: loading and warming a model beside them costs a pause otherwise."""
+    """Let the threads that judge go first: loading and warming a model beside them costs a pause otherwise.
+
+    In a thread that starts no process: that would be born with this priority, and read records with it for ever.
+    """
     if sys.platform == "linux":  # elsewhere a priority belongs to the whole process
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
@@ -54,15 +58,26 @@ def _kind(error: ModelRefused) -> str:
 
 
 def make_service(
-    settings: GateSettings, topic_ids: dict[str, str], rules: Rules, model: "LiveModel | None", lotteries: Lotteries
+    settings: GateSettings,
+    topic_ids: dict[str, str],
+    rules: Rules,
+    model: "LiveModel | None",
+    lotteries: Lotteries,
+    like: Service | None = None,
 ) -> Service:
-    """Put rules and model into service; `model` None judges by rules alone."""
+    """Put rules and model into service; `model` None judges by rules alone.
+
+    like: what is in service; a process of its that reads just as this one should is kept, since starting one takes a core for seconds.
+    """
     if model is None:
         shared = wire.constants(topic_ids, None, None, None, rules.digest)
     else:
         shared = wire.constants(topic_ids, model.threshold, model.label, model.digest, rules.digest)
-    here = reader_of(settings, rules, model)
-    reads = ReadingProcess(settings, rules, model, here) if settings.reading_process else here
+    reads = None if like is None else like.judge.reads
+    if not settings.reading_process:
+        reads = reader_of(settings, rules, model)
+    elif not isinstance(reads, ReadingProcess) or not reads.reads_as(settings, rules, model):
+        reads = ReadingProcess(settings, rules, model, reader_of(settings, rules, model))
     return Service(Judge(settings, rules, model, reads, lotteries), shared)
 
 
@@ -73,15 +88,16 @@ class Follower(threading.Thread):
         self,
         registry: Registry | None,
         settings: GateSettings,
-        make: Callable[[Rules, "LiveModel | None"], Service],
+        make: "Callable[[Rules, LiveModel | None, Service], Service]",
         current: Service,
         metrics: GateMetrics,
     ) -> None:
-        """`registry` None follows the rules file alone; `make` builds a Service as boot did."""
+        """`registry` None follows the rules file alone; `make` builds a Service as boot did, like the one that serves."""
         super().__init__(name="follow", daemon=True)
         self._registry = registry
         self._settings = settings
         self._make = make
+        self._loads = ThreadPoolExecutor(1, "load", initializer=_step_aside)
         self._current = current
         self._metrics = metrics
         self._ready: Service | None = None
@@ -105,6 +121,7 @@ class Follower(threading.Thread):
         self._called.set()
         if self.is_alive():
             self.join(_STOP_SECONDS)
+        self._loads.shutdown(wait=False, cancel_futures=True)
 
     def flooded(self, digest: str) -> None:
         """Ask for the champion before the one of this digest, in the thread's own time; nothing waits for it here."""
@@ -113,7 +130,6 @@ class Follower(threading.Thread):
 
     def run(self) -> None:
         """Look until stopped; nothing that goes wrong here may end the gate."""
-        _step_aside()
         while not self._over.is_set():
             self._called.wait(self._settings.watch_seconds)
             self._called.clear()
@@ -149,7 +165,7 @@ class Follower(threading.Thread):
         if rules is not judge.rules or model is not judge.model or shadow is not self._shadow:
             self._shadow = shadow
             is_same = rules is judge.rules and model is judge.model
-            self._current = (self._current if is_same else self._make(rules, model))._replace(shadow=shadow)
+            self._current = (self._current if is_same else self._make(rules, model, self._current))._replace(shadow=shadow)
             with self._lock:
                 self._ready = self._current
 
@@ -212,7 +228,8 @@ class Follower(threading.Thread):
         from stream.live_model import load_live_model  # noqa: PLC0415
 
         try:
-            return load_live_model(registry.verified(str(version.number)), self._settings, self._current.judge.model)
+            verified = registry.verified(str(version.number))
+            return self._loads.submit(load_live_model, verified, self._settings, self._current.judge.model).result()
         except WinnowError as error:
             self._refuse(version.digest, what, error)
         except (RuntimeError, ValueError, OSError, KeyError) as error:

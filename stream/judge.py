@@ -47,14 +47,14 @@ class Judge:
         self._form = settings.format
         self._explain = settings.explain
         self._lotteries = lotteries
-        self._reads = reads or reader_of(settings, rules, model)
+        self.reads = reads or reader_of(settings, rules, model)
         self.rules = rules
         self.model = model
 
     def read(self, records: Sequence[Record]) -> Read:
         """Host half, stages 1 to 3b."""
         values = [record.value for record in records]
-        names, readings = [record.decision_id for record in records], self._reads.read(values)
+        names, readings = [record.decision_id for record in records], self.reads.read(values)
         for name, unread in zip(names, readings.unread, strict=True):
             if unread is not None and unread.reason is Reason.SCORER_FAILED:
                 log.error("a record could not be read", extra={"decision_id": name, "error": unread.detail.partition(":")[0]})

@@ -49,8 +49,8 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     scorer = load_scorer(version, device, settings.batch_tokens, settings.precision)
-    if like is not None and settings.precision == "auto" and like.scorer.is_shaped_as(scorer):
-        scorer, records_per_second = _run_as(version, scorer, like), like.records_per_second
+    if like is not None and like.scorer.is_shaped_as(scorer):
+        scorer, records_per_second = _run_as(version, scorer, like, settings.precision), like.records_per_second
     else:
         scorer = _fastest(version, scorer, settings)
         records_per_second = warm_up(scorer)
@@ -68,10 +68,12 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
     )
 
 
-def _run_as(version: Version, scorer: Scorer, like: LiveModel) -> Scorer:
-    """Return the scorer in the precision and with the budget of another model, in its own precision where the other fails it."""
+def _run_as(version: Version, scorer: Scorer, like: LiveModel, wanted: str) -> Scorer:
+    """Return the scorer in the precision and with the budget of another model, in its own precision where `auto` fails in the other."""
     found = scorer.in_precision(like.scorer.precision)
-    if not _holds(version, found):
+    if wanted != "auto":
+        check_fingerprint(version, found)
+    elif not _holds(version, found):
         check_fingerprint(version, scorer)
         found = scorer
     found.budget_tokens = like.scorer.budget_tokens

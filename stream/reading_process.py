@@ -79,6 +79,10 @@ class ReadingProcess:
             pass
         return self._here.read(values)
 
+    def reads_as(self, settings: GateSettings, rules: Rules, model: "LiveModel | None") -> bool:
+        """Return whether a process for these rules and this model would read every record as this one does."""
+        return _setup_of(settings, rules, model) == self._setup
+
     def close(self) -> None:
         """End the process; the next read starts another."""
         if self._connection is not None:

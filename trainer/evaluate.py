@@ -7,6 +7,7 @@ import numpy as np
 from trainer.calibrate import auroc_of
 
 RESAMPLES = 1_000
+CONFIDENCE = 0.95  # of one bound: whether a candidate is better is asked of nobody, only whether it is worse
 WORSE_AUROC = 0.005
 FEWEST_OF_A_CLASS = 10
 
@@ -20,7 +21,9 @@ class Judged(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Candidate minus champion with 95 % paired-bootstrap intervals; recall is the share of wrong records that is held.
+    """Candidate minus champion with lower and upper 95 % bounds by paired bootstrap, each bound for itself.
+
+    Recall is the share of wrong records that is held.
 
     All figures are weighted by how many records of the stream each one stands for.
     """
@@ -68,7 +71,7 @@ def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: n
             auroc_of(pairs[0].d, truth, worth) - auroc_of(pairs[1].d, truth, worth),
             recall_of(pairs[0], truth, worth) - recall_of(pairs[1], truth, worth),
         )
-    low, high = np.quantile(differences, [0.025, 0.975], axis=0)
+    low, high = np.quantile(differences, [1 - CONFIDENCE, CONFIDENCE], axis=0)
     return Comparison(
         auroc_of(champion.d, is_right, weight), auroc_of(candidate.d, is_right, weight), float(low[0]), float(high[0]),
         recall_of(champion, is_right, weight), recall_of(candidate, is_right, weight), float(low[1]), float(high[1]),
@@ -76,7 +79,7 @@ def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: n
 
 
 def may_promote(comparison: Comparison | None) -> Promotion:
-    """Return whether the candidate is not worse: ΔAUROC above -0.005 at 95 %, recall not lower beyond noise."""
+    """Return whether the candidate is not worse: the lower 95 % bound of ΔAUROC above -0.005, recall not lower beyond noise."""
     if comparison is None:
         return Promotion(False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records, so the two cannot be compared")
     said = f"AUROC {comparison.auroc:.4f}, champion {comparison.auroc_champion:.4f}, difference at least {comparison.auroc_low:+.4f}"

@@ -6,7 +6,7 @@ const REPORT_WORDS = {
   step: "step", said: "P(right) as said", was: "share that was right", held: "share of the stream held", passed: "wrong among the passing",
   threshold: "threshold", certified: "certified threshold", champion: "champion then", model: "this version", none: "no certificate",
   try: "Try another threshold", counts: "Records", auroc: "AUROC", recall: "Wrong records held", findings: "What the check found",
-  suspects: "Doubtful verdicts", decision: "Decision", promoted: "may take over", refused: "stays challenger", difference: "difference, 95 %",
+  suspects: "Doubtful verdicts", decision: "Decision", promoted: "may take over", refused: "stays challenger", difference: "difference, each bound at 95 %",
   kind: "Kind of error", wrongs: "wrong in the hold-out", heldnow: "held by this version", heldthen: "held by the champion then", estimate: "Wrong among the passing, estimated", audits: "audit draws", heldout: "held-out and drawn records",
 };
 

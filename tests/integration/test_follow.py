@@ -1,6 +1,7 @@
 """What changes while a gate runs: the model, the challenger in shadow, the rules, and a model that holds too much."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,9 +26,10 @@ from stream.gate import FloodGuard, Gate
 from stream.judge import Judge
 from stream.live_model import load_live_model
 from stream.metrics import GateMetrics, Health
+from stream.reading_process import ReadingProcess
 from stream.records import Decision, Route
 from stream.rules import Rules
-from tests.integration.conftest import limit, read_all
+from tests.integration.conftest import limit, read_all, wait_until
 
 pytestmark = pytest.mark.integration
 RULE = '[[rule]]\nname = "{name}"\nfield = "phone"\ncheck = "telephone-cn"\n'
@@ -46,8 +48,8 @@ def follower(versions: SimpleNamespace, settings: GateSettings) -> Follower:
     versions.registry.point(CHALLENGER, str(versions.numbers["a"]), "test")
     rules = Rules.load(settings.rules_file)
 
-    def make(rules: Rules, model: object) -> Service:
-        return make_service(settings, {}, rules, model, Lotteries())  # type: ignore[arg-type]
+    def make(rules: Rules, model: object, like: Service | None = None) -> Service:
+        return make_service(settings, {}, rules, model, Lotteries(), like)  # type: ignore[arg-type]
 
     current = make(rules, load_live_model(versions.registry.verified(CHAMPION), settings))
     return Follower(versions.registry, settings, make, current, GateMetrics(rules))
@@ -58,6 +60,34 @@ def test_swaps_under_load_lose_and_repeat_nothing(kafka: KafkaSettings, topics: 
     assert (found["lost"], found["repeated"], found["disordered"], found["outputs_scored_by_another"]) == (0, 0, 0, 0)
     assert set(found["outputs_by_version"]) == {"winnow@1", "winnow@2"}
     assert found["refused"] == 2
+
+
+def test_a_swap_keeps_the_process_that_reads_and_no_process_is_born_slow(versions: SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text(RULE.format(name="first"))
+    it = follower(versions, GateSettings(rules_file=path, watch_seconds=0.05))
+    first = it._current.judge
+    versions.registry.point(CHAMPION, str(versions.numbers["b"]), "test")
+    it.start()
+    try:
+        swapped = taken_from(it)
+        assert swapped.model is not first.model
+        assert swapped.reads is first.reads
+        path.write_text(RULE.format(name="second"))
+        changed = taken_from(it)
+    finally:
+        it.stop()
+    assert isinstance(changed.reads, ReadingProcess)
+    assert changed.reads is not first.reads
+    process = changed.reads._end.peek()[2][1]  # type: ignore[index]
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def taken_from(it: Follower) -> Judge:
+    """Return what the follower puts into service next."""
+    found: list[Service] = []
+    wait_until(lambda: (ready := it.take()) is not None and not found.append(ready), 30)  # type: ignore[func-returns-value]
+    return found[0].judge
 
 
 @pytest.mark.parametrize("bad", ["tampered", "wrong fingerprint", "half-written"])

@@ -55,8 +55,8 @@ def follower(registry: Registry, **gate: Any) -> Follower:
     settings = GateSettings(**gate)
     rules = Rules.load(None)
 
-    def make(rules: Rules, model: object) -> Service:
-        return make_service(settings, {}, rules, model, Lotteries())  # type: ignore[arg-type]
+    def make(rules: Rules, model: object, like: Service | None = None) -> Service:
+        return make_service(settings, {}, rules, model, Lotteries(), like)  # type: ignore[arg-type]
 
     current = make(rules, load_live_model(registry.verified(CHAMPION), settings))
     return Follower(registry, settings, make, current, GateMetrics(rules))
