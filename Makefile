@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+QUIX := $(VENV)/.quix
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -42,11 +43,15 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
 	@grep -E '^[a-zA-Z0-9_.-]+==' requirements.txt | sed 's/ .*//' > $(VENV)/pinned.txt
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
+	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-scale bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
-bench-gate: $(READY) ## the gate with a constant model against two bare exactly-once copies
-	@$(BIN)/python -m bench.gate
+bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
+	@$(BIN)/python -m bench.gate $(ARGS)
+
+bench-scale: $(READY) ## one gate to four, records from 20 to 2,000 tokens, a backlog that grows to 1,000,000
+	@$(BIN)/python -m bench.scale $(ARGS)
 
 bench-scoring: $(PEERS) ## the scorer beside the two-chat loop, padded batches, CrossEncoder, ONNX Runtime and OpenVINO
 	@$(BIN)/python -m bench.scoring $(ARGS)
@@ -57,6 +62,10 @@ bench-train: $(READY) ## a training step beside stock TRL's on the same pairs
 $(PEERS): $(READY) requirements-peers.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements-peers.txt || echo "some peers cannot be installed here; they will be null"
 	@touch $(PEERS)
+
+$(QUIX): $(READY) requirements-quix.txt # it needs another confluent-kafka than winnow, so it has a place of its own
+	@$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/quix --require-hashes -r requirements-quix.txt || echo "quix-streams cannot be installed here; it will be null"
+	@touch $(QUIX)
 
 bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothing lost or repeated
 	@$(BIN)/python -m bench.crash

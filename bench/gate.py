@@ -1,137 +1,195 @@
-"""The gate with a constant model against two exactly-once copies on plain confluent-kafka, side by side in one run.
+"""The gate beside what an operator could put in its place, side by side in one run.
 
-`vs_copy`: a copy that parses the JSON and writes the same headers. `vs_bare`: a copy with one header. `explaining`: the
-gate that also looks for the suspect fields of held records, one in ten here. All read the same records from the same
-broker, one after the other, round by round; the figures are medians of the rounds.
+With a constant model (`vs_copy`, `vs_bare`): exactly-once copies on plain confluent-kafka, one that parses the JSON and
+writes the same headers, one with one header; `vs_quix_copy` is the former inside quix-streams. With a starter
+(`vs_scorer`, `vs_loop`, `vs_quix`): its scorer alone, and inside a plain loop and quix-streams, exactly once. Then the
+time through the gate under load, and its memory over a million records. Everything runs one after the other, round by
+round; ratios are medians over the rounds.
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import orjson
-from confluent_kafka import Consumer, Producer, TopicPartition
+import torch
 
-from bench.constant import constant_model, save_tokenizer
+from bench.constant import WORDS, save_tokenizer
+from bench.copies import copy, one_header, same_headers, scored
+from bench.gate_process import Asked, running
+from bench.latency import latency, topics_of
 from bench.machine import keep
+from bench.memory import growth
 from demo.broker import temporary_broker
 from demo.run import RULES
 from demo.stream import produce
-from demo.twins import take
+from demo.twins import Twin, take
+from model_registry.config import RegistrySettings
+from model_registry.registry import CHAMPION, Registry
 from stream import wire
-from stream.boot import run_with_model
 from stream.cluster import look_at_cluster, make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decode import decode_value
-from stream.records import Content, Decision, Record, Rewards, Route
-from stream.render import render
+from stream.live_model import LiveModel, load_live_model
+from stream.records import Content
+from stream.render import Rendered, render
 from stream.rules import Rules
+from trainer.config import TrainSettings
+from trainer.starter import Plan, Shape, save_starter, train_starter
+from trainer.train import train_and_publish
 
-PER_TRANSACTION = 2_000
 PARTITIONS = 4
+QUIX = Path(sys.prefix) / "quix"
+_NO_MODEL = "-"
+Rates = dict[str, list[float]]
 
 
-def copy(
-    bootstrap: str, topics: TopicSettings, name: str, total: int, headers_of: Callable[[Record], list[tuple[str, bytes | None]]]
-) -> float:
-    """Copy records to clean, 2,000 a transaction, the offsets in it; return records per second from first to last commit."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": name,
-            "isolation.level": "read_committed",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "fetch.wait.max.ms": 50,
-        }
-    )
-    producer = Producer({"bootstrap.servers": bootstrap, "transactional.id": name, "compression.type": "zstd", "linger.ms": 5})
-    producer.init_transactions(30)
-    consumer.subscribe([topics.records])
-    done, begun = 0, 0.0
-    while done < total:
-        messages = [m for m in consumer.consume(PER_TRANSACTION, 0.1) if m.error() is None]
-        if not messages:
-            continue
-        begun = begun or time.perf_counter()
-        producer.begin_transaction()
-        ends: dict[int, int] = {}
-        for m in messages:
-            record = Record(m.topic(), m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers() or [])
-            headers = record.headers + headers_of(record)
-            producer.produce(topics.clean, record.value, record.key, record.partition, timestamp=record.timestamp_ms, headers=headers)
-            ends[record.partition] = record.offset + 1
-        offsets = [TopicPartition(topics.records, partition, end) for partition, end in ends.items()]
-        producer.send_offsets_to_transaction(offsets, consumer.consumer_group_metadata())
-        producer.commit_transaction(30)
-        done += len(messages)
-    seconds = time.perf_counter() - begun
-    consumer.close()
-    return done / seconds
+def gate_rate(asked: Asked, place: Path, total: int) -> float:
+    """Run the gate in a process of its own over `total` records; return records per second from first poll to last commit."""
+    with running(asked, place / asked.gate.group) as judging:
+        judging.end()
+        return total / judging.working_seconds()
 
 
-def gate(bootstrap: str, topics: TopicSettings, name: str, total: int, tokenizer: Path, *, explain: bool) -> float:
-    """Run the gate over the same records; return records per second from its first poll to its last commit."""
-    times: dict[str, float] = {}
+def quix_rate(kafka: KafkaSettings, topics: TopicSettings, name: str, total: int, registry: str, rules_digest: str) -> float | str:
+    """Run the peer in a process of its own; return records per second, or why there are none."""
+    if not QUIX.is_dir():
+        return "quix-streams is not installed; make bench-gate does it where a package index can be reached"
+    command = [sys.executable, "-m", "bench.quix", kafka.bootstrap_servers, topics.records, topics.clean, topics.quarantine, name]
+    environment = {**os.environ, "PYTHONPATH": f"{QUIX}{os.pathsep}{Path.cwd()}"}
+    done = subprocess.run([*command, str(total), registry, rules_digest], capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return f"it ended with code {done.returncode}: {done.stderr.strip().splitlines()[-1][:200]}"
+    return float(done.stdout.split()[-1])
 
-    def step(at: str) -> None:
-        now = time.perf_counter()
-        if at == "polled":
-            times.setdefault("first", now)
-        elif at == "committed":
-            times["last"] = now
 
-    settings = GateSettings(group=name, instance=name, metrics_port=0, max_poll_records=PER_TRANSACTION, explain=explain)
-    kafka = KafkaSettings(bootstrap_servers=bootstrap)
-    run_with_model(kafka, topics, settings, Rules.load(RULES), constant_model(tokenizer), 1.0, step)
-    return total / (times["last"] - times["first"])
+def constant(kafka: KafkaSettings, twins: list[Twin], tokenizer: Path, rounds: int) -> tuple[Rates, str | None]:
+    """Run the gate with a constant model beside the copies; return the rates, and why one is missing."""
+    topics = TopicSettings()
+    make_topics(kafka, topics, PARTITIONS)
+    produce(kafka, topics.records, twins)
+    rules = Rules.load(RULES)
+    shared = shared_constants(kafka, topics, "constant@1", "sha256:" + "0" * 64, rules)
+    rates: Rates = {"bare": [], "copy": [], "gate": [], "explaining": [], "quix_copy": []}
+    missing = None
+    for number in range(rounds):
+        name, bootstrap = f"bench-{number}", kafka.bootstrap_servers
+        rates["bare"].append(copy(bootstrap, topics, f"{name}-bare", len(twins), one_header))
+        rates["copy"].append(copy(bootstrap, topics, f"{name}-copy", len(twins), same_headers(shared)))
+        for which in ("gate", "explaining"):
+            settings = GateSettings(group=f"{name}-{which}", instance=name, metrics_port=0, rules_file=RULES, explain=which == "explaining")
+            rates[which].append(gate_rate(Asked(kafka, topics, settings, 1.0, tokenizer), tokenizer, len(twins)))
+        found = quix_rate(kafka, topics, f"{name}-quix", len(twins), _NO_MODEL, rules.digest or "")
+        if isinstance(found, str):
+            missing = found
+        else:
+            rates["quix_copy"].append(found)
+        print({which: round(each[-1]) for which, each in rates.items() if each}, file=sys.stderr, flush=True)
+    return rates, missing
+
+
+def with_starter(
+    kafka: KafkaSettings, twins: list[Twin], registry: RegistrySettings, place: Path, rounds: int, threads: int
+) -> tuple[Rates, str | None, LiveModel]:
+    """Run the gate with a starter beside its scorer alone and inside other loops; nobody checks rules or explains."""
+    topics = topics_of("starter")
+    make_topics(kafka, topics, PARTITIONS)
+    produce(kafka, topics.records, twins)
+    model = load_live_model(Registry(registry).verified(CHAMPION), GateSettings(threads=threads))
+    precision = str(model.scorer.precision).removeprefix("torch.")
+    shared = shared_constants(kafka, topics, model.label, model.digest, Rules.load(None))
+    texts = [render(c).text for twin in twins if isinstance(c := decode_value(twin.value, "auto"), Content)]
+    ids = [each for each in model.scorer.encoder.encode(texts) if each is not None]
+    at_once = round(model.records_per_second * GateSettings().batch_seconds)
+    rates: Rates = {"scorer": [], "judging": [], "loop": [], "quix": []}
+    missing = None
+    for number in range(rounds):
+        begun = time.perf_counter()
+        for start in range(0, len(ids), at_once):
+            model.scorer.rewards(ids[start : start + at_once])
+        rates["scorer"].append(len(ids) / (time.perf_counter() - begun))
+        name = f"starter-{number}"
+        settings = GateSettings(
+            group=name, instance=name, metrics_port=0, explain=False, precision=precision, threads=threads,
+            audit_rate=0, audit_extra_rate=0,
+        )  # fmt: skip
+        rates["judging"].append(gate_rate(Asked(kafka, topics, settings, 1.0, registry=registry), place, len(twins)))
+        rates["loop"].append(copy(kafka.bootstrap_servers, topics, f"{name}-loop", len(twins), scored(model, shared), at_once))
+        found = quix_rate(kafka, topics, f"{name}-quix", len(twins), registry.url, "")
+        if isinstance(found, str):
+            missing = found
+        else:
+            rates["quix"].append(found)
+        print({which: round(each[-1]) for which, each in rates.items() if each}, file=sys.stderr, flush=True)
+    return rates, missing, model
+
+
+def shared_constants(kafka: KafkaSettings, topics: TopicSettings, label: str, digest: str, rules: Rules) -> wire.Constants:
+    """Return the headers that all records share."""
+    cluster = look_at_cluster(kafka, [topics.clean], topics.records)
+    return wire.constants(cluster.topic_ids, 0.5, label, digest, rules.digest)
+
+
+def publish_starter(texts: list[Rendered], registry: RegistrySettings, place: Path) -> None:
+    """Publish a starter of the usual shape; what it has learned does not matter here."""
+    made = train_starter(texts, WORDS, Plan(steps=20, pairs_per_batch=16, seed=0), Shape())
+    save_starter(made, [each.text for each in texts], place / "starter", {"verdict_words": list(WORDS), "steps": made.steps})
+    train_and_publish(SimpleNamespace(kafka=KafkaSettings(), registry=registry), TrainSettings(), str(place / "starter"), None, None)
+
+
+def ratio(rates: Rates, ours: str, theirs: str) -> float | None:
+    """Return the median over the rounds of one rate by another; None where a peer is missing."""
+    if len(rates[theirs]) != len(rates[ours]):
+        return None
+    return round(statistics.median(o / t for o, t in zip(rates[ours], rates[theirs], strict=True)), 3)
 
 
 def main() -> None:
-    """Run the rounds and print the medians."""
+    """Run all and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scored", type=int, default=6_000)
+    parser.add_argument("--million", type=int, default=1_000_000)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
-    twins = take(given.records, 0, unreadable_share=0.0)
-    texts = [render(c).text for twin in twins[:3_000] if isinstance(c := decode_value(twin.value, "auto"), Content)]
-    rates: dict[str, list[float]] = {"bare": [], "copy": [], "gate": [], "explaining": []}
-    with temporary_broker() as broker, tempfile.TemporaryDirectory() as place:
-        save_tokenizer(texts, Path(place))
-        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), TopicSettings()
-        make_topics(kafka, topics, PARTITIONS)
-        produce(kafka, topics.records, twins)
-        cluster = look_at_cluster(kafka, [topics.clean], topics.records)
-        shared = wire.constants(cluster.topic_ids, 0.5, "constant@1", "sha256:" + "0" * 64, Rules.load(RULES).digest)
-        judged = Decision(Route.CLEAN, "model", "", Rewards(1.0, 0.0), 0.731059)
-
-        def same_headers(record: Record) -> list[tuple[str, bytes | None]]:
-            if record.value is not None and record.value[:1] == b"{":
-                orjson.loads(record.value)
-            return wire.decision_headers(record, judged, shared)
-
-        for number in range(given.rounds):
-            name = f"bench-{number}"
-            rates["bare"].append(copy(broker.address, topics, f"{name}-bare", given.records, lambda record: [("h", b"1")]))
-            rates["copy"].append(copy(broker.address, topics, f"{name}-copy", given.records, same_headers))
-            for which, explain in (("gate", False), ("explaining", True)):
-                rate = gate(broker.address, topics, f"{name}-{which}", given.records, Path(place), explain=explain)
-                rates[which].append(rate)
-            print({name: round(each[-1]) for name, each in rates.items()}, flush=True)
-    medians = {name: statistics.median(each) for name, each in rates.items()}
-    keep(
-        "gate",
-        {
-            "records": given.records,
-            "rounds": given.rounds,
-            **{f"{name}_records_per_second": round(each) for name, each in medians.items()},
-            "vs_copy": round(statistics.median(g / c for g, c in zip(rates["gate"], rates["copy"], strict=True)), 3),
-            "vs_bare": round(statistics.median(g / b for g, b in zip(rates["gate"], rates["bare"], strict=True)), 3),
-        },
-    )
+    torch.set_num_threads(given.threads)
+    twins = list(take(given.records, 0, unreadable_share=0.0))
+    contents = [c for twin in twins[:5_000] if isinstance(c := decode_value(twin.value, "auto"), Content)]
+    with temporary_broker() as broker, tempfile.TemporaryDirectory() as directory:
+        place, kafka = Path(directory), KafkaSettings(bootstrap_servers=broker.address)
+        registry = RegistrySettings(url=str(place / "registry"))
+        save_tokenizer([render(content).text for content in contents], place)
+        rates, missing = constant(kafka, twins, place, given.rounds)
+        publish_starter([render(content) for content in contents], registry, place)
+        judged, also_missing, _ = with_starter(kafka, twins[: given.scored], registry, place, given.rounds, given.threads)
+        rates |= judged
+        per_second = statistics.median(rates["judging"])
+        latencies = [latency(kafka, PARTITIONS, registry, place, share, per_second, given.seconds) for share in (0.2, 0.5, 0.8)]
+        grown = growth(kafka, PARTITIONS, place, place, given.million)
+    found: dict[str, Any] = {
+        **{f"{name}_records_per_second": round(statistics.median(each)) for name, each in rates.items() if each},
+        "vs_scorer": ratio(rates, "judging", "scorer"),
+        "vs_copy": ratio(rates, "gate", "copy"),
+        "vs_bare": ratio(rates, "gate", "bare"),
+        "vs_loop": ratio(rates, "judging", "loop"),
+        "vs_quix": ratio(rates, "judging", "quix"),
+        "vs_quix_copy": ratio(rates, "gate", "quix_copy"),
+        "quix_missing": missing or also_missing,
+        "p99_ms": latencies[1]["p99_ms"],
+        "batch_ms": latencies[1]["batch_ms"],
+        "latency": latencies,
+        "rss_growth": grown["rss_growth"],
+        "memory": grown,
+    }
+    keep("gate", {"records": given.records, "rounds": given.rounds, **found})
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ def _answer_all(client: Client, said: list[Acknowledged], left: threading.Semaph
 def start(tables: SimpleNamespace, place: Path, port: int) -> "subprocess.Popen[str]":
     """Start `winnow review` and wait until it says that it is ready."""
     config = place / "winnow.toml"
-    review = ReviewSettings(port=port, proxy_header=HEADER, second_share=0.0, database_url=f"sqlite:///{place}/review.sqlite3")
+    database_url = tables.database_url or f"sqlite:///{place}/review.sqlite3"
+    review = ReviewSettings(port=port, proxy_header=HEADER, second_share=0.0, database_url=database_url)
     registry = RegistrySettings(url=f"{place}/registry")
     config.write_text(as_toml({"kafka": tables.kafka, "topics": tables.topics, "registry": registry, "review": review}))
     service = processes.start("review", config)
@@ -128,9 +129,11 @@ def start(tables: SimpleNamespace, place: Path, port: int) -> "subprocess.Popen[
     return service
 
 
-def durability(bootstrap: str, topics: TopicSettings, place: Path, records: int, kills: int, reviewers: int) -> dict[str, Any]:
+def durability(
+    bootstrap: str, topics: TopicSettings, place: Path, records: int, kills: int, reviewers: int, database_url: str | None
+) -> dict[str, Any]:
     """Kill the service `kills` times while reviewers answer, then compare what was acknowledged with the topics."""
-    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics)
+    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics, database_url=database_url)
     hold(tables.kafka, topics.quarantine, records)
     port, over, dice = free_port(), threading.Event(), random.Random(0)
     said: list[Acknowledged] = []
@@ -178,9 +181,9 @@ def durability(bootstrap: str, topics: TopicSettings, place: Path, records: int,
     }
 
 
-def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, asked: int) -> dict[str, float]:
+def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, asked: int, database_url: str | None) -> dict[str, float]:
     """Return milliseconds to the next record and of an answer with many records open: median and 95th percentile."""
-    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics)
+    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics, database_url=database_url)
     hold(tables.kafka, topics.quarantine, records)
     port = free_port()
     begun = time.perf_counter()
@@ -217,16 +220,18 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=6_000)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--open", type=int, default=100_000)
+    parser.add_argument("--database-url", help="of an empty PostgreSQL database, one for each part: {} is replaced by its name")
     given = parser.parse_args()
     found: dict[str, Any] = {}
     for name in ("durability", "speed"):
+        url = given.database_url and given.database_url.replace("{}", name)
         with temporary_broker() as broker, tempfile.TemporaryDirectory() as place:
             topics = TopicSettings()
             make_topics(KafkaSettings(bootstrap_servers=broker.address), topics, 4)
             if name == "durability":
-                found |= durability(broker.address, topics, Path(place), given.records, given.kills, 10)
+                found |= durability(broker.address, topics, Path(place), given.records, given.kills, 10, url)
             else:
-                found |= speed(broker.address, topics, Path(place), given.open, 300)
+                found |= speed(broker.address, topics, Path(place), given.open, 300, url)
     keep("review", found)
     wrong = ("acknowledged_not_once", "events_repeated", "answered_by_two", "releases_missing", "releases_repeated", "releases_unasked")
     sys.exit(0 if not any(found[name] for name in wrong) and found["lease_p95_ms"] <= 100 else 1)  # noqa: PLR2004

@@ -12,28 +12,25 @@ import sys
 import tempfile
 import time
 import urllib.request
-from itertools import count
 from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from confluent_kafka import Producer
 
 from bench.constant import WORDS
+from bench.load import feed
 from bench.machine import keep
 from demo.broker import free_port, temporary_broker
 from demo.ledger import messages, read_ledger
-from demo.twins import UNREADABLE, take
-from foundation.errors import KafkaRefused
+from demo.twins import take
 from model_registry.config import RegistrySettings
 from model_registry.manifest import MANIFEST
 from model_registry.registry import CHAMPION, Registry
 from stream import wire
 from stream.boot import run_gate
-from stream.cluster import base_config, make_topics
+from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Calibration
 from stream.decode import decode_value
@@ -45,7 +42,7 @@ from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.train import train_and_publish
 
 BAD = ("tampered", "wrong fingerprint", "half-written")
-RECORDS_PER_SECOND, TICKS_PER_SECOND = 1_000, 50
+RECORDS_PER_SECOND = 1_000
 _PATIENCE_SECONDS = 60.0
 _UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the longest of many: as long without a swap as with one
 
@@ -104,7 +101,7 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
     context = get_context("spawn")
     over, seen = context.Event(), place / "commits"
     seen.touch()
-    load = context.Process(target=_load, args=(kafka, topics.records, over), daemon=True)
+    load = context.Process(target=feed, args=(kafka, topics.records, RECORDS_PER_SECOND, over), daemon=True)
     running = context.Process(target=_judge, args=(kafka, topics, gate, registry_settings, seen), daemon=True)
     load.start()
     running.start()
@@ -173,22 +170,6 @@ def _judge(kafka: KafkaSettings, topics: TopicSettings, gate: GateSettings, regi
     """Run the gate until it is idle; the time of every commit becomes a line of `seen`."""
     with seen.open("w", buffering=1) as times:
         run_gate(kafka, topics, gate, registry, 2.0, lambda at: print(time.monotonic(), file=times) if at == "committed" else None)
-
-
-def _load(kafka: KafkaSettings, topic: str, over: Event) -> None:
-    """Write RECORDS_PER_SECOND, evenly: bursts would make pauses of their own."""
-    twins = [twin for twin in take(RECORDS_PER_SECOND * 10, 0) if twin.truth.kind != UNREADABLE]
-    producer, at_once = Producer({**base_config(kafka), "linger.ms": 5}), RECORDS_PER_SECOND // TICKS_PER_SECOND
-    for tick in count():
-        if over.wait(1 / TICKS_PER_SECOND):
-            break
-        for number in range(tick * at_once, (tick + 1) * at_once):
-            twin = twins[number % len(twins)]
-            producer.produce(topic, twin.value, twin.key)
-        producer.poll(0)
-    left = producer.flush(60)
-    if left:
-        raise KafkaRefused(f"{left} records of the load did not reach {topic}")
 
 
 def _metric(port: int, name: str) -> float:

@@ -5,14 +5,14 @@ Enters: a running gate and review service, and the next part of the stream. Leav
 
 import subprocess
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 from demo.reviewer import Answered, answer_all
 from demo.scene import Scene
 from demo.stream import produce
-from demo.twins import Twin
+from demo.twins import Truth, Twin
 from demo.view import LiveView
 from foundation.errors import DataRefused, WinnowError
 from trainer.cycle import Cycle, run_cycle
@@ -57,21 +57,47 @@ def play(stage: Stage, part: Sequence[Twin]) -> Round:
     answered = answer_all(scene.page, scene.accounts, scene.truth, MISTAKEN_SHARE)
     scene.console.print(f"{answered.verdicts} verdicts over HTTP, {answered.mistakes} of them mistaken; training on them with TRL")
     begun = time.monotonic()
-    cycle, refused = _cycle(scene)
-    trained = time.monotonic()
     with ThreadPoolExecutor(1) as beside:  # the view must not look away while the first records of the part come out
-        produced = beside.submit(produce, scene.tables.kafka, scene.tables.topics.records, part)
+        came = Coming(lambda: beside.submit(produce, scene.tables.kafka, scene.tables.topics.records, part))
+
+        def step(what: str) -> None:
+            if what == "published":  # promotion is next: the gate shall be at work when it comes
+                came.begin()
+                stage.watch(len(scene.truth) + 1)
+
+        cycle, refused = _cycle(scene, step)
+        came.begin()
         rate = stage.watch(len(scene.truth) + len(part))
-        scene.truth.update(produced.result())
-    found = Round(answered, cycle, refused, trained - begun, None, rate)
+        scene.truth.update(came.truth())
+    found = Round(answered, cycle, refused, came.since - begun, None, rate)
     if found.promoted is None:
         return found
-    return found._replace(pause_ms=stage.view.pause_ms(trained, found.promoted.version.digest))
+    return found._replace(pause_ms=stage.view.pause_ms(came.since, found.promoted.version.digest))
 
 
-def _cycle(scene: Scene) -> tuple[Cycle | None, str | None]:
+class Coming:
+    """The next part of the stream, which begins once."""
+
+    def __init__(self, start: Callable[[], Future[dict[str, Truth]]]) -> None:
+        """Keep what starts it; nothing has begun yet."""
+        self.since = 0.0
+        self._start = start
+        self._produced: Future[dict[str, Truth]] | None = None
+
+    def begin(self) -> None:
+        """Let it come, if it does not already; `since` says when, in monotonic seconds."""
+        if self._produced is None:
+            self.since = time.monotonic()
+            self._produced = self._start()
+
+    def truth(self) -> dict[str, Truth]:
+        """Wait until all is written and return what is true of it."""
+        return {} if self._produced is None else self._produced.result()
+
+
+def _cycle(scene: Scene, step: Callable[[str], None]) -> tuple[Cycle | None, str | None]:
     try:
-        cycle = run_cycle(scene.tables, scene.tables.train, str(scene.base), None)
+        cycle = run_cycle(scene.tables, scene.tables.train, str(scene.base), None, step)
     except DataRefused as error:
         scene.console.print(f"no new version: {error}")
         return None, str(error)

@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 from foundation.errors import KafkaRefused, WinnowError
 from foundation.reread import Reread
-from review.auth import LEAD, NotAllowed, Who
+from review.auth import LEAD, Who
 from review.config import ReviewSettings
 from review.ingest import Ingest
-from review.leases import ORDERS, Answered, Filters, Lease, LeaseLost
+from review.leases import ORDERS, Answered, Filters, Lease
 from review.metrics import ReviewMetrics
 from review.publish import Publisher, Undecided
+from review.refused import AnswerInvalid, LeaseLost, NotAllowed, RecordUnknown
 from review.rows import as_record
 from review.store import Store
 from stream.decode import decode_value
@@ -36,14 +37,6 @@ _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
 FOR_ANOTHER = "you have answered them, and a second person must look too: a wrong on a blind record counts only when two have seen it"
-
-
-class AnswerInvalid(WinnowError):
-    """The request cannot be carried out as it is; says which value, and what it may be."""
-
-
-class RecordUnknown(WinnowError):
-    """There is no such record in the store."""
 
 
 class Deps(NamedTuple):
@@ -120,9 +113,9 @@ class Answers:
         """Give one answer to all open records of a reason and pattern, if there are as many as was confirmed."""
         answer, count = _choice(body, "verdict", _ANSWERS), body.get("count")
         if not isinstance(count, int) or not 1 <= count <= MOST_BULK:
-            raise AnswerInvalid(f"count = {count!r}; it must be the number of records that was shown, at most {MOST_BULK}")
+            raise AnswerInvalid("count", count=repr(count), most=MOST_BULK)
         if not isinstance(body.get("reason"), str) or not isinstance(body.get("pattern"), str):
-            raise AnswerInvalid("reason and pattern must name the records that look alike")
+            raise AnswerInvalid("group")
         filters = Filters(reason=body["reason"], pattern=body["pattern"], look=1)
         rows = self._store.leases.begin_publishing_many(who.name, filters, count, is_lead=who.may(LEAD))
         said = {"note": body.get("note") or ""}
@@ -141,7 +134,7 @@ class Answers:
         said = self._store.history(decision_id)
         mine = any(event.reviewer == who.name for event in said)
         if row.blind and row.state != "done" and not mine and not who.may(LEAD):
-            raise NotAllowed(403, "this record is looked at blind; its history is shown once it is done")
+            raise NotAllowed(403, "blind")
         return {
             "decision_id": decision_id,
             "reached_clean": row.reached_clean,
@@ -226,7 +219,7 @@ class Answers:
     def _verdict_of(self, row: Any, who: Who, answer: str, body: dict[str, Any]) -> Verdict:
         note = body.get("note") or ""
         if not isinstance(note, str) or len(note) > MOST_NOTE:
-            raise AnswerInvalid(f"the note must be text of at most {MOST_NOTE} characters")
+            raise AnswerInvalid("note", most=MOST_NOTE)
         return Verdict(
             row.decision_id,
             row.topic_id,
@@ -256,16 +249,16 @@ class Answers:
         if text is None:
             return None
         if not isinstance(text, str) or answer != "wrong":
-            raise AnswerInvalid("a correction is text, and goes with the verdict wrong")
+            raise AnswerInvalid("correction_verdict")
         value = text.encode("utf-8", "surrogatepass")
         if value == row.value:
-            raise AnswerInvalid("the correction is the record as it was; answer right instead")
+            raise AnswerInvalid("correction_same")
         reading = decode_value(value, "json" if row.content_type == "json" else "auto")
         if not isinstance(reading, Content):
-            raise AnswerInvalid(f"the correction cannot be read: {reading.reason} {reading.detail}".strip())
+            raise AnswerInvalid("correction_unread", why=f"{reading.reason} {reading.detail}".strip())
         broken = [violation for violation in self._rules.value.check([reading])[0] if violation.is_error]
         if broken:
-            raise AnswerInvalid("the correction breaks a rule: " + "; ".join(f"{each.rule} {each.detail}".strip() for each in broken))
+            raise AnswerInvalid("correction_rules", rules="; ".join(f"{each.rule} {each.detail}".strip() for each in broken))
         return value
 
     def _publish(self, answers: Sequence[tuple[Any, Verdict]]) -> None:
@@ -312,7 +305,7 @@ class Answers:
     def _row(self, decision_id: str) -> Any:
         row = self._store.record(decision_id)
         if row is None:
-            raise RecordUnknown(f"there is no record {decision_id}")
+            raise RecordUnknown("no_record", decision_id=decision_id)
         return row
 
 
@@ -321,19 +314,19 @@ def filters_of(body: dict[str, Any]) -> Filters:
     found = {name: body.get(name) or None for name in ("source", "reason", "model", "pattern")}
     for name, value in found.items():
         if value is not None and not isinstance(value, str):
-            raise AnswerInvalid(f"{name} = {value!r} is no text")
+            raise AnswerInvalid("no_text", name=name, value=repr(value))
     if found["source"] not in (None, "quarantine", "audit"):
-        raise AnswerInvalid(f"source = {found['source']!r} is not quarantine or audit")
+        raise AnswerInvalid("choice", name="source", value=repr(found["source"]), choices="quarantine, audit")
     look = body.get("look") or None
     if look is not None and str(look) not in ("1", "2", "3"):
-        raise AnswerInvalid(f"look = {look!r} is not 1, 2 or 3")
+        raise AnswerInvalid("choice", name="look", value=repr(look), choices="1, 2, 3")
     return Filters(**found, look=None if look is None else int(look), order=_choice({"order": "uncertainty", **body}, "order", ORDERS))  # type: ignore[arg-type]
 
 
 def _choice(body: dict[str, Any], name: str, choices: Sequence[str]) -> str:
     value = body.get(name)
     if value not in choices:
-        raise AnswerInvalid(f"{name} = {value!r} is not one of {', '.join(choices)}")
+        raise AnswerInvalid("choice", name=name, value=repr(value), choices=", ".join(choices))
     return str(value)
 
 
@@ -345,7 +338,7 @@ def _short(body: dict[str, Any], name: str) -> str | None:
 def _token(body: dict[str, Any]) -> int:
     lease = body.get("lease")
     if not isinstance(lease, str | int) or not str(lease).isdecimal():
-        raise AnswerInvalid(f"lease = {str(lease)[:40]!r} is not what /api/lease gave")
+        raise AnswerInvalid("lease", value=repr(str(lease)[:40]))
     return int(str(lease)[:18])
 
 

@@ -1,7 +1,7 @@
 """The review service over HTTP: the page, and the interface of contracts.md that the page itself uses.
 
-Bodies are JSON; an error is `{"error": sentence}` with its status. Every answer carries headers that keep a browser from
-running anything that this service did not write.
+Bodies are JSON; an error is `{"error": sentence, "code", "values"}` with its status (review/refused.py). Every answer carries
+headers that keep a browser from running anything that this service did not write.
 """
 
 import json
@@ -27,13 +27,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from foundation.errors import KafkaRefused, ModelRefused, WinnowError
 from model_registry.report import ASSETS
-from review.answers import AnswerInvalid, Answers, RecordUnknown
-from review.auth import COOKIE, LEAD, OPERATOR, REVIEWER, Door, NotAllowed, Who
+from review.answers import Answers
+from review.auth import COOKIE, LEAD, OPERATOR, REVIEWER, Door, Who
 from review.config import ReviewSettings
-from review.leases import LeaseLost
 from review.metrics import ReviewMetrics
 from review.models import Models
 from review.publish import Undecided, Unwritable
+from review.refused import AnswerInvalid, LeaseLost, NotAllowed, RecordUnknown, RequestRefused
 from review.store import Store
 from review.words import LANGUAGES, words_of
 
@@ -53,7 +53,14 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+
+
+class StoreAway(RequestRefused):
+    """The database does not answer."""
+
+
 _STATUS: dict[type[WinnowError], int] = {
+    StoreAway: 503,
     LeaseLost: 409,
     AnswerInvalid: 422,
     Unwritable: 422,
@@ -62,6 +69,7 @@ _STATUS: dict[type[WinnowError], int] = {
     KafkaRefused: 503,
     ModelRefused: 409,
 }
+_CODES: dict[type[WinnowError], str] = {Unwritable: "unwritable", Undecided: "undecided", KafkaRefused: "kafka", ModelRefused: "model"}
 
 Act = Callable[[Who, dict[str, Any], Request], Any]
 
@@ -152,10 +160,10 @@ class Pages:
             body = await _body_of(request)
             said, password = body.get("user") or body.get("name") or body.get("username"), body.get("password")
             if not isinstance(said, str) or not isinstance(password, str):
-                raise AnswerInvalid("user and password must be given")
+                raise AnswerInvalid("user")
             name = said
             if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-                raise NotAllowed(403, "the request comes from another site")
+                raise NotAllowed(403, "other_site")
             token, csrf, seconds = await run_in_threadpool(self._door.log_in, name, password, address)
         except NotAllowed as error:
             why = "rate" if error.status == 429 else "password"  # noqa: PLR2004
@@ -256,25 +264,28 @@ async def _body_of(request: Request) -> dict[str, Any]:
     async for piece in request.stream():
         read += piece
         if len(read) > MOST_BODY_BYTES:
-            raise AnswerInvalid(f"the request is longer than {MOST_BODY_BYTES} bytes")
+            raise AnswerInvalid("body_long", most=MOST_BODY_BYTES)
     if not read:
         return {}
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-        raise AnswerInvalid("the body must be application/json")
+        raise AnswerInvalid("body_type")
     try:
         body = json.loads(bytes(read))
     except ValueError as error:
-        raise AnswerInvalid(f"the body is no JSON: {error}") from error
+        raise AnswerInvalid("body_json", why=error) from error
     if not isinstance(body, dict):
-        raise AnswerInvalid("the body must be a JSON object")
+        raise AnswerInvalid("body_object")
     return body
 
 
 def _store_away(_request: Request, error: Exception) -> Response:
     log.warning("the store does not answer", extra={"detail": type(error).__name__})
-    return JSONResponse({"error": "the store does not answer at the moment; nothing is lost, try again"}, status_code=503)
+    return _refusal(StoreAway("store_away"))
 
 
 def _refusal(error: WinnowError) -> Response:
     status = error.status if isinstance(error, NotAllowed) else next((s for kind, s in _STATUS.items() if isinstance(error, kind)), 500)
-    return JSONResponse({"error": str(error)}, status_code=status)
+    if isinstance(error, RequestRefused):
+        return JSONResponse({"error": str(error), "code": error.code, "values": error.values}, status_code=status)
+    code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "other")
+    return JSONResponse({"error": str(error), "code": code, "values": {"why": str(error)}}, status_code=status)

@@ -19,9 +19,10 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
-from foundation.errors import SettingInvalid, WinnowError
+from foundation.errors import SettingInvalid
 from foundation.reread import Reread
 from review.config import ReviewSettings
+from review.refused import NotAllowed
 from review.store import Store
 
 REVIEWER, LEAD, OPERATOR = "reviewer", "lead", "operator"
@@ -34,15 +35,6 @@ _NAME = re.compile(r"[\w.@-]{1,64}")
 _TRIES = {"name": 5, "address": 30}
 _TRIES_SECONDS = 60.0
 _MOST_REMEMBERED = 10_000
-
-
-class NotAllowed(WinnowError):
-    """The request is not from somebody who may ask this; `status` is the HTTP status that says so."""
-
-    def __init__(self, status: int, message: str) -> None:
-        """Keep the status."""
-        super().__init__(message)
-        self.status = status
 
 
 class User(BaseModel):
@@ -159,9 +151,9 @@ class Door:
         """Return who asks, or raise NotAllowed: 401 for strangers, 403 for a missing role, a wrong origin or CSRF token."""
         who = self.who(request)
         if who is None:
-            raise NotAllowed(401, "log in first")
+            raise NotAllowed(401, "log_in")
         if not who.may(role):
-            raise NotAllowed(403, f"{who.name} does not have the role {role}")
+            raise NotAllowed(403, "role", user=who.name, role=role)
         if request.method not in ("GET", "HEAD"):
             self._check_origin(request, who)
         return who
@@ -175,9 +167,9 @@ class Door:
         if request.headers.get("sec-fetch-site", "same-origin") != "same-origin" or (
             origin is not None and origin.split("://")[-1] != request.headers.get("host")
         ):
-            raise NotAllowed(403, "the request comes from another site")
+            raise NotAllowed(403, "other_site")
         if who.csrf is not None and not secrets.compare_digest(request.headers.get("x-csrf-token", ""), who.csrf):
-            raise NotAllowed(403, "the CSRF token is missing or wrong; reload the page")
+            raise NotAllowed(403, "csrf")
 
     def log_in(self, name: str, password: str, address: str) -> tuple[str, str, float]:
         """Return (cookie, CSRF token, seconds). Raises NotAllowed: 429 after too many tries, 401 for a wrong name or password."""
@@ -189,16 +181,16 @@ class Door:
         ]
         for tries in asked:
             if len(tries) == tries.maxlen and now - tries[0] < _TRIES_SECONDS:
-                raise NotAllowed(429, f"too many tries; wait {_TRIES_SECONDS:.0f} seconds")
+                raise NotAllowed(429, "too_many_tries", seconds=round(_TRIES_SECONDS))
         for tries in asked:
             tries.append(now)  # before the hash, which takes long enough for many more tries beside it
         user = self._users.value.get(name)
         try:
             self._hasher.verify(user.password if user is not None else self._nobody, password)
         except (Argon2Error, InvalidHashError):
-            raise NotAllowed(401, "the name or the password is wrong") from None
+            raise NotAllowed(401, "password") from None
         if user is None:
-            raise NotAllowed(401, "the name or the password is wrong")
+            raise NotAllowed(401, "password")
         asked[0].clear()
         if asked[1]:
             asked[1].pop()

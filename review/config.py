@@ -29,6 +29,8 @@ class ReviewSettings(Table):
     """Share of the records that a second reviewer answers too; every `wrong` on an audit is looked at twice in any case."""
     read_clean: bool = False
     """Keep clean records too, so that the page can show what the same twin said before."""
+    gate_metrics: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
+    """Addresses of the gates' /metrics, whose shadow figures the model page shows; none means the first gate of this machine."""
     language: Literal["zh", "en"] = "zh"
     """Language of the page until a reviewer chooses another."""
     session_hours: Annotated[float, Field(gt=0)] = 12.0

@@ -11,14 +11,11 @@ import sqlalchemy as sa
 
 from foundation.errors import WinnowError
 from review import tables
+from review.refused import LeaseLost
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING
 
 Order = Literal["uncertainty", "age", "reason"]
 ORDERS: tuple[Order, ...] = ("uncertainty", "age", "reason")
-
-
-class LeaseLost(WinnowError):
-    """The lease has lapsed, was given to somebody else, or its record has been answered meanwhile."""
 
 
 class Answered(WinnowError):
@@ -78,12 +75,12 @@ class Leases:
             self._lapse(db, now)
             row = db.execute(sa.select(tables.records).where(tables.records.c.decision_id == decision_id).with_for_update()).first()
             if row is None:
-                raise LeaseLost(f"there is no record {decision_id}")
+                raise LeaseLost("no_record", decision_id=decision_id)
             if row.state == PUBLISHING or (row.state == LEASED and row.lease_by != reviewer):
-                raise LeaseLost(f"{row.lease_by} has {decision_id} at the moment")
+                raise LeaseLost("in_other_hands", reviewer=row.lease_by, decision_id=decision_id)
             mine = sa.select(tables.verdicts.c.offset).where(_said_by(reviewer, decision_id)).limit(1)
             if row.look == CONFLICT and not is_lead and row.verdict_by != reviewer and db.execute(mine).first() is not None:
-                raise LeaseLost(f"another reviewer disagrees with your answer to {decision_id}; somebody else settles it")
+                raise LeaseLost("settled_by_others", decision_id=decision_id)
             return self._keep(db, row, reviewer, now + seconds)
 
     def renew(self, decision_id: str, token: int, reviewer: str, seconds: float) -> Lease:
@@ -92,7 +89,7 @@ class Leases:
         with self._engine.begin() as db:
             done = db.execute(sa.update(tables.records).where(*_held_by(decision_id, token, reviewer)).values(lease_until=until))
             if not done.rowcount:
-                raise LeaseLost(f"the lease of {decision_id} is over")
+                raise LeaseLost("lease_over", decision_id=decision_id)
         return Lease(decision_id, token, until)
 
     def give_back(self, decision_id: str, token: int, reviewer: str, *, is_skip: bool) -> None:
@@ -100,7 +97,7 @@ class Leases:
         with self._engine.begin() as db:
             row = db.execute(sa.select(tables.records).where(*_held_by(decision_id, token, reviewer)).with_for_update()).first()
             if row is None:
-                raise LeaseLost(f"the lease of {decision_id} is over")
+                raise LeaseLost("lease_over", decision_id=decision_id)
             state = DONE if row.verdict is not None and row.look == FIRST else OPEN
             db.execute(sa.update(tables.records).where(tables.records.c.decision_id == decision_id).values(state=state, lease_until=0.0))
             if is_skip:
@@ -116,14 +113,14 @@ class Leases:
         with self._engine.begin() as db:
             row = db.execute(sa.select(tables.records).where(tables.records.c.decision_id == decision_id).with_for_update()).first()
             if row is None:
-                raise LeaseLost(f"there is no record {decision_id}")
+                raise LeaseLost("no_record", decision_id=decision_id)
             is_mine = row.lease_token == token and row.lease_by == reviewer
             if not is_mine or row.state not in (LEASED, PUBLISHING):
                 if is_mine and row.verdict_by == reviewer and row.verdict == verdict and row.state in (DONE, OPEN):
                     raise Answered(f"{decision_id} has been answered {verdict}")
-                raise LeaseLost(f"the lease of {decision_id} is over; take the record again")
+                raise LeaseLost("lease_over", decision_id=decision_id)
             if row.state == PUBLISHING or row.lease_until < time.time():
-                raise LeaseLost(f"the lease of {decision_id} is over; take the record again")
+                raise LeaseLost("lease_over", decision_id=decision_id)
             db.execute(sa.update(tables.records).where(tables.records.c.decision_id == decision_id).values(state=PUBLISHING))
             return row
 
@@ -134,7 +131,7 @@ class Leases:
             statement = sa.select(tables.records).where(*_wanted(filters), *_open_to(reviewer, is_lead)).with_for_update(skip_locked=True)
             rows = list(db.execute(statement))
             if len(rows) != count:
-                raise LeaseLost(f"there are {len(rows)} such records now, not {count}; look again")
+                raise LeaseLost("count_changed", found=len(rows), count=count)
             for piece in tables.pieces([row.decision_id for row in rows]):
                 db.execute(
                     sa.update(tables.records)

@@ -7,19 +7,21 @@ from foundation.errors import ModelRefused, RegistryUnreachable
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_JSON
 from review.auth import Who
+from review.shadow import Gates
 from review.store import Store
 
 
 class Models:
     """What the page shows of the registry, and the two moves that an operator may make."""
 
-    def __init__(self, registry: Registry, store: Store) -> None:
-        """Take the registry, and the store whose trail remembers who moved what."""
+    def __init__(self, registry: Registry, store: Store, gates: Gates) -> None:
+        """Take the registry, the store whose trail remembers who moved what, and the gates that run a challenger in shadow."""
         self._registry = registry
         self._store = store
+        self._gates = gates
 
     def shown(self) -> dict[str, Any]:
-        """Return versions, the newest first, aliases with their history, and whether a rollback holds the champion."""
+        """Return versions, the newest first, aliases with their history, a pin, and what challengers do in shadow."""
         aliases = self._registry.aliases()
         versions = [self._version(number, aliases) for number in reversed(self._registry.versions())]
         moves = [{"alias": name, **move} for name in (CHAMPION, CHALLENGER) if name in aliases for move in self._registry.history(name)]
@@ -27,6 +29,7 @@ class Models:
             "versions": versions,
             "aliases": aliases,
             "pinned": self._registry.is_pinned(),
+            "shadows": [each._asdict() for each in self._gates.shadows()],
             "moves": sorted(reversed(moves), key=lambda move: str(move["time"]), reverse=True),  # the later of one second first
         }
 

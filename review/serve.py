@@ -21,6 +21,7 @@ from review.ingest import Ingest
 from review.metrics import ReviewMetrics
 from review.models import Models
 from review.publish import Publisher
+from review.shadow import Gates
 from review.store import Store, opened
 from stream.cluster import look_at_cluster
 from stream.release import Releaser
@@ -62,11 +63,17 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
         store.reopen_unpublished()
         releaser = Releaser(topics, cluster.partition_counts, tables.gate.partitioner)
         answers = Answers(Deps(settings, store, ingest, publisher, releaser, rules, metrics))
-        models = Models(Registry(tables.registry), store)
+        models = Models(Registry(tables.registry), store, Gates(_gates_of(tables)))
         pages = Pages(settings, store, answers, models, Door(settings, store, users), metrics)
         ingest.start()
         publisher.start()
         yield Service(pages.app(), store, ingest, publisher, records)
+
+
+def _gates_of(tables: Any) -> tuple[str, ...]:
+    """Return where the gates tell their figures: as set, else the gate that the same settings start on this machine."""
+    port = tables.gate.metrics_port
+    return tables.review.gate_metrics or ((f"http://127.0.0.1:{port}/metrics",) if port else ())
 
 
 class _Server(uvicorn.Server):

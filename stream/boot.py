@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from foundation.errors import SettingInvalid
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry, Version
+from stream.cache import RewardCache
 from stream.cluster import look_at_cluster, topic_names
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
-from stream.follow import Follower, Service, make_service
+from stream.follow import Follower, Lasting, Service, make_service
 from stream.gate import Gate
 from stream.kafka import Instance, Sink, Source
 from stream.metrics import GateMetrics, Health, MetricsServer
@@ -71,13 +72,14 @@ def run_with_model(
         twice = next(name for name in names if names.count(name) > 1)
         raise SettingInvalid(f"the topic name {twice} is used twice in [topics]; every topic needs its own")
     cluster = look_at_cluster(kafka, names, topics.records)
-    lotteries = load_lotteries(gate)
+    metrics, health = GateMetrics(rules), Health()
+    cache = RewardCache(gate.cache_records, metrics.count_looked) if gate.cache_records else None
+    lasting = Lasting(cluster.topic_ids, load_lotteries(gate), cache)
 
     def make(rules: Rules, model: "LiveModel | None", like: Service | None = None) -> Service:
-        return make_service(gate, cluster.topic_ids, rules, model, lotteries, like)
+        return make_service(gate, lasting, rules, model, like)
 
     service = make(rules, model)
-    metrics, health = GateMetrics(rules), Health()
     metrics.in_service(rules, model, None)
     stop = _stop_on_signals()
     with ExitStack() as open_parts:

@@ -112,6 +112,8 @@ class GateSettings(Table):
     """Go back to the previous champion when the model alone holds so much; once, until somebody promotes or unpins."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 2_000
     """Most records in one transaction; a slow model takes fewer, so that a transaction stays near `batch_seconds`."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=10_000)] = 10.0
+    """How long a record that has come may wait for others to share its batch, where the gate has nothing else to do."""
     batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How long judging one poll should take; sets how many records are polled at once."""
     batch_tokens: Annotated[int, Field(ge=64)] = 8_192
@@ -119,9 +121,12 @@ class GateSettings(Table):
     when memory runs out."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products run in: `auto` is bfloat16 on a GPU, on a CPU what is faster there and keeps the fingerprint."""
+    cache_records: Annotated[int, Field(ge=0, le=100_000_000)] = 0
+    """How many records the reward cache remembers, about 300 bytes each; a record that reads as one before it is not scored
+    again by the same model. 0 turns it off."""
     device: str = "auto"
     """`auto` takes the GPU if there is one; else a torch device such as `cpu` or `cuda:1`."""
     reading_process: bool = True
     """Decode, check and tokenise in a process of its own beside the gate; false does it in the gate, which saves 90 MB."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Torch threads on the CPU; 0 leaves torch's own choice."""
+    """Torch threads on the CPU; 0 measures at start how many score fastest, up to torch's own choice."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from foundation.errors import ModelRefused, RegistryUnreachable, VersionMissing, WinnowError
 from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
 from stream import wire
+from stream.cache import RewardCache
 from stream.config import GateSettings
 from stream.decide import Lotteries
 from stream.judge import Judge, reader_of
@@ -57,28 +58,29 @@ def _kind(error: ModelRefused) -> str:
     return "missing" if isinstance(error, VersionMissing) else "unreadable"
 
 
-def make_service(
-    settings: GateSettings,
-    topic_ids: dict[str, str],
-    rules: Rules,
-    model: "LiveModel | None",
-    lotteries: Lotteries,
-    like: Service | None = None,
-) -> Service:
+class Lasting(NamedTuple):
+    """What a swap of models or rules leaves as it is."""
+
+    topic_ids: dict[str, str]
+    lotteries: Lotteries
+    cache: RewardCache | None = None
+
+
+def make_service(settings: GateSettings, lasting: Lasting, rules: Rules, model: "LiveModel | None", like: Service | None = None) -> Service:
     """Put rules and model into service; `model` None judges by rules alone.
 
     like: what is in service; a process of its that reads just as this one should is kept, since starting one takes a core for seconds.
     """
     if model is None:
-        shared = wire.constants(topic_ids, None, None, None, rules.digest)
+        shared = wire.constants(lasting.topic_ids, None, None, None, rules.digest)
     else:
-        shared = wire.constants(topic_ids, model.threshold, model.label, model.digest, rules.digest)
+        shared = wire.constants(lasting.topic_ids, model.threshold, model.label, model.digest, rules.digest)
     reads = None if like is None else like.judge.reads
     if not settings.reading_process:
         reads = reader_of(settings, rules, model)
     elif not isinstance(reads, ReadingProcess) or not reads.reads_as(settings, rules, model):
         reads = ReadingProcess(settings, rules, model, reader_of(settings, rules, model))
-    return Service(Judge(settings, rules, model, reads, lotteries), shared)
+    return Service(Judge(settings, rules, model, reads, lasting.lotteries, lasting.cache), shared)
 
 
 class Follower(threading.Thread):

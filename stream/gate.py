@@ -113,6 +113,7 @@ class Gate:
         self._health = health
         self._most_records = settings.max_poll_records
         self._batch_seconds = settings.batch_seconds
+        self._gather_seconds = settings.max_wait_ms / 1000
         self._most_held = settings.max_hold_share
         self._rolls_back = settings.flood_rollback
         self._step = step
@@ -161,7 +162,8 @@ class Gate:
         records: list[Record] = []
         if len(self._in_flight) < _IN_FLIGHT:
             with self._metrics.timed("poll"):
-                records = self._source.poll(self._poll_records, 0.0 if self._in_flight else _IDLE_POLL_SECONDS)
+                waits = (0.0, 0.0) if self._in_flight else (_IDLE_POLL_SECONDS, self._gather_seconds)
+                records = self._source.poll(self._poll_records, *waits)
             self._health.ready = bool(self._source.owned) or self._health.ready
         self._report()
         if records:

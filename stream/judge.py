@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from foundation.errors import ModelRefused
+from stream.cache import RewardCache
 from stream.config import GateSettings
 from stream.decide import Calibration, Judged, Lotteries, ScorerFailed, TooLong, decide
 from stream.explain import suspects
@@ -39,14 +40,17 @@ class Judge:
         model: "LiveModel | None",
         reads: "Reader | ReadingProcess | None" = None,
         lotteries: Lotteries | None = None,
+        cache: RewardCache | None = None,
     ) -> None:
         """Take what does not change from batch to batch; a new model or new rules make a new Judge.
 
-        `reads` is what reads for these rules and this model, here or in a process of its own; None makes one here.
+        `reads` is what reads for these rules and this model, here or in a process of its own; None makes one here. `cache`
+        remembers what models said, and is shared with the judges before and after.
         """
         self._form = settings.format
         self._explain = settings.explain
         self._lotteries = lotteries
+        self._cache = cache
         self.reads = reads or reader_of(settings, rules, model)
         self.rules = rules
         self.model = model
@@ -73,7 +77,7 @@ class Judge:
             else:
                 fitting.append(place)
                 ids_fitting.append(ids)
-        for place, rewards in zip(fitting, self._rewards(ids_fitting), strict=True):
+        for place, rewards in zip(fitting, self._remembered(ids_fitting, self.model.digest), strict=True):
             judged[place] = rewards
         decisions = decide(unread, violations, judged, self.model.calibration, self.model.threshold)
         if self._lotteries is not None:
@@ -98,6 +102,9 @@ class Judge:
         for place, suspect in zip(held, found, strict=True):
             decisions[place] = decisions[place]._replace(suspect=suspect)
         return decisions
+
+    def _remembered(self, ids: list[Ids], digest: str) -> list[Rewards | ScorerFailed]:
+        return self._rewards(ids) if self._cache is None else self._cache.rewards(digest, ids, self._rewards)
 
     def _rewards(self, ids: list[Ids]) -> list[Rewards | ScorerFailed]:
         """Score all at once; on failure halve the memory or the batch until the one record that fails stands alone."""

@@ -132,11 +132,18 @@ class Source:
         """Subscribe, which joins the group at the next poll."""
         self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
 
-    def poll(self, most: int, timeout_seconds: float) -> list[Record]:
-        """Return up to `most` records of owned partitions, in order per partition; runs rebalance callbacks."""
+    def poll(self, most: int, timeout_seconds: float, gather_seconds: float = 0.0) -> list[Record]:
+        """Return up to `most` records of owned partitions, in order per partition; runs rebalance callbacks.
+
+        Waits for the first one until the time-out, and for others to come with it no longer than `gather_seconds`.
+        """
         messages, self._early = self._early, []
         with self._said_no():
-            messages += self._consumer.consume(most, timeout_seconds)
+            if timeout_seconds and not messages:  # asked for many at once it would wait for all of them, or for the whole time-out
+                messages = self._consumer.consume(1, timeout_seconds)
+                gather_seconds = gather_seconds if messages else 0.0
+            if most > len(messages):
+                messages += self._consumer.consume(most - len(messages), gather_seconds)
         records = []
         for message in messages:
             error = message.error()

@@ -23,6 +23,7 @@ from stream.score import Scorer
 
 _WARM_UP_RECORDS = 32
 _BUDGETS, _USUAL_TOKENS, _TRIES, _LONG_SECONDS = (1_024, 2_048, 4_096), 64, 3, 0.5
+_SLOWER, _WORTH = 1.2, 1.05
 _MOST_D = 0.05  # nats: what a threshold was certified for must not drift where P is flat
 
 log = logging.getLogger("winnow.model")
@@ -53,6 +54,8 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         scorer, records_per_second = _run_as(version, scorer, like, settings.precision), like.records_per_second
     else:
         scorer = _fastest(version, scorer, settings)
+        if like is None and not settings.threads and scorer.device.type == "cpu":
+            torch.set_num_threads(fastest_threads(scorer))
         records_per_second = warm_up(scorer)
     scorer.let_go()
     manifest = version.manifest
@@ -135,22 +138,51 @@ def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer
 def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
     """Return the token budget that scores fastest, and its seconds per token; larger ones are not tried when one takes long."""
     found: list[tuple[float, int]] = []
-    usual = min(_USUAL_TOKENS, scorer.encoder.max_record_tokens)
     for budget in [*(each for each in _BUDGETS if each < most_tokens), most_tokens]:
         scorer.budget_tokens = budget
-        rows = [[_plain_token(scorer)] * usual] * max(1, budget // (usual + scorer.encoder.template.shared_overhead_tokens))
-        taken = []
-        for _ in range(_TRIES):
-            begun = time.perf_counter()
-            scorer.rewards(rows)
-            taken.append(time.perf_counter() - begun)
-            if taken[-1] > _LONG_SECONDS:
-                break
-        found.append((min(taken) / (len(rows) * usual), budget))
-        if min(taken) > _LONG_SECONDS:
+        rows = _usual_rows(scorer, budget)
+        taken = _least_seconds(scorer, rows)
+        found.append((taken / (len(rows) * len(rows[0])), budget))
+        if taken > _LONG_SECONDS:
             break
     seconds, budget = min(found)
     return budget, seconds
+
+
+def fastest_threads(scorer: Scorer) -> int:
+    """Return how many threads score a usual batch fastest, the fewest where more give little: the rest of the gate needs cores too."""
+    most = torch.get_num_threads()
+    rows = _usual_rows(scorer, min(scorer.budget_tokens, _BUDGETS[0]))
+    found: list[tuple[int, float]] = []
+    try:
+        for threads in sorted({most, *(most >> halvings for halvings in range(1, most.bit_length()))}, reverse=True):
+            torch.set_num_threads(threads)
+            found.append((threads, _least_seconds(scorer, rows)))
+            if found[-1][1] > _SLOWER * min(seconds for _, seconds in found):
+                break  # fewer will not be faster, and with a large model a try takes long
+    finally:
+        torch.set_num_threads(most)
+    least = min(seconds for _, seconds in found)
+    return min(threads for threads, seconds in found if seconds <= _WORTH * least)
+
+
+def _usual_rows(scorer: Scorer, tokens: int) -> list[list[int]]:
+    """Return records of a usual length that fill a batch of so many tokens."""
+    usual = min(_USUAL_TOKENS, scorer.encoder.max_record_tokens)
+    return [[_plain_token(scorer)] * usual] * max(1, tokens // (usual + scorer.encoder.template.shared_overhead_tokens))
+
+
+def _least_seconds(scorer: Scorer, rows: list[list[int]]) -> float:
+    """Return the least that scoring took in a few tries; one that takes long is not repeated."""
+    least = math.inf
+    for _ in range(_TRIES):
+        begun = time.perf_counter()
+        scorer.rewards(rows)
+        taken = time.perf_counter() - begun
+        least = min(least, taken)
+        if taken > _LONG_SECONDS:
+            break
+    return least
 
 
 def _holds(version: Version, scorer: Scorer) -> bool:

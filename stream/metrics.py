@@ -19,10 +19,12 @@ from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from foundation.errors import SettingInvalid
+from stream.cache import Looked
 from stream.decode import ODDITIES
 from stream.records import Decision, Lottery, Reason, Route
 from stream.rules import Rules
 
+DIRECTIONS = ("to-clean", "to-quarantine")
 STAGES = ("poll", "read", "judge", "route", "commit")
 if TYPE_CHECKING:  # a gate in rules mode starts without torch
     from stream.live_model import LiveModel
@@ -53,6 +55,7 @@ class GateMetrics:
         self.batch_records = self._histogram(
             "winnow_batch_records", "Records per transaction.", (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
         )
+        self.cache = self._counter("winnow_cache_records", "Records looked up in the reward cache, by outcome.", "outcome")
         self.lag_records = self._gauge(
             "winnow_lag_records", "Records between what this gate has polled and the end, by owned partition.", "partition"
         )
@@ -64,8 +67,10 @@ class GateMetrics:
         self.swaps = self._counter("winnow_swaps", "Models and rules taken up while running.")
         self.refused = self._counter("winnow_refused", "Models, aliases and rules refused while running; the old ones serve on.", "what")
         self.audited = self._counter("winnow_audits_drawn", "Judged records drawn for blind review, by lottery.", "lottery")
-        self.shadow_records = self._counter("winnow_shadow_records", "Records that the challenger scored beside the champion.")
-        self.shadow_flips = self._counter("winnow_shadow_flips", "Records that would leave the other way by the challenger.", "direction")
+        self.shadow_records = self._counter("winnow_shadow_records", "Records that the present challenger scored beside the champion.")
+        self.shadow_flips = self._counter(
+            "winnow_shadow_flips", "Records that would leave the other way by the present challenger.", "direction"
+        )
         self.shadow = Info("winnow_shadow", "The challenger in shadow: label and digest as loaded.", registry=self.registry)
         self.held_share = self._gauge("winnow_held_share", "Held share of the last 1,000 records, by rules or model.")
         self.flood = self._gauge("winnow_flood", "1 while the held share is above gate.max_hold_share, else 0.")
@@ -73,8 +78,11 @@ class GateMetrics:
             self.refused.labels(what)
         for lottery in Lottery:
             self.audited.labels(lottery.value)
-        for direction in ("to-clean", "to-quarantine"):
+        self._challenger = ("none", "none")
+        for direction in DIRECTIONS:
             self.shadow_flips.labels(direction)
+        for outcome in Looked._fields:
+            self.cache.labels(outcome)
         for outcome in ("committed", "aborted", "split"):
             self.transactions.labels(outcome)
         for kind in ("assigned", "revoked", "lost"):
@@ -96,6 +104,11 @@ class GateMetrics:
         self.know_rules(rules)
         self.know_model(model)
         said = (challenger.label, challenger.digest) if challenger is not None else ("none", "none")
+        if said != self._challenger:  # what one challenger did says nothing of the next
+            self._challenger = said
+            self.shadow_records.reset()
+            for direction in DIRECTIONS:
+                self.shadow_flips.labels(direction).reset()
         self.shadow.info({"version": said[0], "digest": said[1]})
 
     def know_model(self, model: "LiveModel | None") -> None:
@@ -115,6 +128,11 @@ class GateMetrics:
         for decision in decisions:
             for violation in decision.violations:
                 self.violations.labels(violation.rule, "error" if violation.is_error else "warn").inc()
+
+    def count_looked(self, looked: Looked) -> None:
+        """Count what a batch found in the reward cache."""
+        for outcome, count in looked._asdict().items():
+            self.cache.labels(outcome).inc(count)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,5 +1,5 @@
 "use strict";
-document.getElementById("login").addEventListener("submit", async (event) => {
+byId("login").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   const answer = await fetch("/api/login", {
@@ -8,5 +8,5 @@ document.getElementById("login").addEventListener("submit", async (event) => {
     body: JSON.stringify({user: form.user.value, password: form.password.value}),
   });
   if (answer.ok) location.assign("/");
-  else document.getElementById("said").textContent = (await answer.json()).error;
+  else byId("said").textContent = sentence(await answer.json());
 });

@@ -51,9 +51,15 @@ function unreadableRow(version) {
   return make("tr", {}, heading(version), make("td", {colspan: COLUMNS - 2}, version.unreadable), make("td", {}, ...acts));
 }
 
+function shadowLine(each) {
+  const share = (count) => `${count} (${each.records ? (100 * count / each.records).toFixed(2) : "0"} %)`;
+  return make("li", {}, `${each.version} · ${words.shadow_records}: ${each.records} · ${words.to_clean}: ${share(each.to_clean)} · ${words.to_quarantine}: ${share(each.to_quarantine)} · ${words.gates}: ${each.gates}`);
+}
+
 async function refresh() {
-  const shown = await ask("GET", "/api/models");
-  const said = JSON.stringify(shown);
+  const {shadows, ...shown} = await ask("GET", "/api/models");
+  byId("shadows").replaceChildren(...(shadows.length ? shadows.map(shadowLine) : [make("li", {}, words.no_shadow)]));
+  const said = JSON.stringify(shown); // without the shadows, which change all the time: who is on a button stays there
   if (said === shownLast) return;
   shownLast = said;
   const unpin = mayMove ? [button(words.unpin, () => move("/api/unpin", `${words.unpin}?`))] : [];

@@ -14,7 +14,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.browser.serving import served
 from tests.browser.test_page import PHONE, axe, picture
 from tests.debian import chromium
-from tests.integration.reviewing import a_report, published
+from tests.integration.reviewing import a_report, gates_in_shadow, published
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
@@ -41,10 +41,11 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def url(kafka: KafkaSettings, topics: TopicSettings, tmp_path: Path, registry: Registry) -> Iterator[str]:
-    review = ReviewSettings(database_url=f"sqlite:///{tmp_path}/review.sqlite3", port=0)
     settings = RegistrySettings(url=str(registry.root))
-    with served(SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), review=review, registry=settings)) as address:
-        yield address
+    with gates_in_shadow("winnow@2") as gates:
+        review = ReviewSettings(database_url=f"sqlite:///{tmp_path}/review.sqlite3", port=0, gate_metrics=gates)
+        with served(SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), review=review, registry=settings)) as address:
+            yield address
 
 
 @pytest.fixture
@@ -70,6 +71,7 @@ def open_report(page: Page, url: str, language: str) -> None:
 def test_the_slider_says_what_another_threshold_would_do(page: Page, url: str) -> None:
     open_report(page, url, "en")
     picture(page, "models-en")
+    assert "winnow@2 · records scored: 200 · would pass instead of being held: 6 (3.00 %)" in page.locator("#shadows").inner_text()
     output = page.locator("#report output")
     before = output.inner_text()
     assert before.startswith("threshold 0.600:")

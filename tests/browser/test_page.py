@@ -122,6 +122,18 @@ def test_a_hundred_records_with_one_key_each(page: Page, url: str, tables: Simpl
     assert page.locator("#count-mine_today").inner_text() == "100"
 
 
+def test_a_refusal_speaks_the_language_of_the_page(page: Page, url: str, tables: SimpleNamespace) -> None:
+    send(tables.kafka, tables.topics.quarantine, [held(0, twin(0))])
+    page.goto(url + "/?lang=zh")
+    page.wait_for_selector("main table")
+    page.keyboard.press("3")
+    page.wait_for_selector("#correct-dialog[open]")
+    page.click("#correct-dialog button[type=submit]")
+    page.wait_for_function("() => document.getElementById('correct-said').textContent === '更正与原记录相同,请回答“正确”'")
+    picture(page, "refused-zh")
+    leave_dialog(page)
+
+
 def test_undo_note_correct_skip_and_history_from_the_keyboard(page: Page, url: str, tables: SimpleNamespace) -> None:
     send(tables.kafka, tables.topics.quarantine, [held(n, twin(n)) for n in range(4)])
     page.goto(url + "/?lang=en&order=age")

@@ -3,18 +3,23 @@
 import json
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from starlette.testclient import TestClient
 
+from demo.broker import free_port
 from demo.ledger import messages
 from model_registry.config import RegistrySettings
 from model_registry.manifest import Calibration, Fingerprint, Manifest, Threshold, files_of
 from model_registry.registry import Registry, Version
 from model_registry.report import REPORT_JSON, Report
 from review.serve import Service
+from stream.metrics import GateMetrics, Health, MetricsServer
+from stream.rules import Rules
 from tests.integration.conftest import wait_until
 
 BEGUN_MS = int(time.time() * 1000)  # clean keeps records for a week by their own time: older ones vanish under a test
@@ -99,6 +104,25 @@ def published(url: str, place: Path, name: str, report: Report | None = None) ->
         fingerprint=Fingerprint(texts=(), rewards=()), metrics={"auroc": 0.91}, settings={}, files=files_of(prepared),
     )  # fmt: skip
     return Registry(RegistrySettings(url=url)).publish(prepared, made)
+
+
+@contextmanager
+def gates_in_shadow(version: str) -> Iterator[tuple[str, str]]:
+    """Serve the metrics of two gates that have a challenger in shadow, as gates serve them; yield their addresses."""
+    servers, addresses = [], []
+    for _ in range(2):
+        metrics, port = GateMetrics(Rules.load(None)), free_port()
+        metrics.in_service(Rules.load(None), None, SimpleNamespace(label=version, digest="sha256:0"))  # type: ignore[arg-type]
+        metrics.shadow_records.inc(100)
+        metrics.shadow_flips.labels("to-clean").inc(3)
+        metrics.shadow_flips.labels("to-quarantine").inc(2)
+        servers.append(MetricsServer("127.0.0.1", port, metrics.registry, Health()))
+        addresses.append(f"http://127.0.0.1:{port}/metrics")
+    try:
+        yield addresses[0], addresses[1]
+    finally:
+        for server in servers:
+            server.close()
 
 
 def a_report(**other: Any) -> Report:

@@ -21,7 +21,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
 from stream.decode import decode_value
 from stream.explain import suspects
-from stream.follow import Follower, Service, make_service
+from stream.follow import Follower, Lasting, Service, make_service
 from stream.gate import FloodGuard, Gate
 from stream.judge import Judge
 from stream.live_model import load_live_model
@@ -49,7 +49,7 @@ def follower(versions: SimpleNamespace, settings: GateSettings) -> Follower:
     rules = Rules.load(settings.rules_file)
 
     def make(rules: Rules, model: object, like: Service | None = None) -> Service:
-        return make_service(settings, {}, rules, model, Lotteries(), like)  # type: ignore[arg-type]
+        return make_service(settings, Lasting({}, Lotteries()), rules, model, like)  # type: ignore[arg-type]
 
     current = make(rules, load_live_model(versions.registry.verified(CHAMPION), settings))
     return Follower(versions.registry, settings, make, current, GateMetrics(rules))

@@ -29,7 +29,7 @@ from stream import wire
 from stream.boot import run_gate
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
-from stream.follow import Follower, Service, make_service
+from stream.follow import Follower, Lasting, Service, make_service
 from stream.live_model import load_live_model
 from stream.metrics import GateMetrics
 from stream.rules import Rules
@@ -56,7 +56,7 @@ def follower(registry: Registry, **gate: Any) -> Follower:
     rules = Rules.load(None)
 
     def make(rules: Rules, model: object, like: Service | None = None) -> Service:
-        return make_service(settings, {}, rules, model, Lotteries(), like)  # type: ignore[arg-type]
+        return make_service(settings, Lasting({}, Lotteries()), rules, model, like)  # type: ignore[arg-type]
 
     current = make(rules, load_live_model(registry.verified(CHAMPION), settings))
     return Follower(registry, settings, make, current, GateMetrics(rules))

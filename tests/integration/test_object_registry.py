@@ -20,6 +20,7 @@ from model_registry.config import RegistrySettings
 from model_registry.manifest import files_of
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from review.models import Models
+from review.shadow import Gates
 from tests.integration.conftest import wait_until
 from tests.unit.test_registry import manifest
 
@@ -403,7 +404,7 @@ def test_the_model_page_reads_the_report_alone(in_bucket: Registry, tmp_path: Pa
     (place / "report.json").write_text(json.dumps({"threshold": 0.5}))
     in_bucket.publish(place, manifest(files_of(place)))
     watched = watch(in_bucket)
-    page = Models(in_bucket, None)  # type: ignore[arg-type]
+    page = Models(in_bucket, None, Gates(()))  # type: ignore[arg-type]
     assert page.report("3") == {"version": "winnow@3", "report": {"threshold": 0.5}}
     assert page.report("1") == {"version": "winnow@1", "report": None}
     assert [each["number"] for each in page.shown()["versions"]] == [3, 2, 1]

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from review.auth import NotAllowed, Who
-from review.leases import Filters, LeaseLost
+from review.auth import Who
+from review.leases import Filters
+from review.refused import LeaseLost, NotAllowed
 from stream import wire
 from stream.trace import trace
 from tests.browser.serving import settings_file

@@ -7,11 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from demo.broker import free_port
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from review.auth import add_user
 from review.serve import service
-from tests.integration.reviewing import Page, a_report, published
+from review.shadow import Gates
+from stream.metrics import GateMetrics
+from stream.rules import Rules
+from tests.integration.reviewing import Page, a_report, gates_in_shadow, published
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +66,27 @@ def test_an_operator_reads_reports_promotes_and_rolls_back(operator: Page, regis
     assert registry.is_pinned() is False
     moves = [(each["who"], each["what"]) for each in operator.running.store.accounts.trail(10)]
     assert moves == [("wu", "unpin"), ("wu", "rollback"), ("wu", "promote"), ("wu", "login")]
+
+
+def test_the_challenger_in_shadow_is_told_by_the_gates(tables: SimpleNamespace, registry: Registry) -> None:
+    with gates_in_shadow("winnow@2") as addresses:
+        tables.review = tables.review.model_copy(update={"gate_metrics": (*addresses, f"http://127.0.0.1:{free_port()}/metrics")})
+        with service(tables) as running:
+            assert Page(running).get("/api/models")["shadows"] == [
+                {"version": "winnow@2", "records": 200, "to_clean": 6, "to_quarantine": 4, "gates": 2}
+            ]
+    assert Gates(addresses).shadows() == [], "gates that are away say nothing"
+
+
+def test_what_one_challenger_did_is_not_told_of_the_next() -> None:
+    metrics = GateMetrics(Rules.load(None))
+    challenger = SimpleNamespace(label="winnow@2", digest="sha256:2")
+    metrics.in_service(Rules.load(None), None, challenger)  # type: ignore[arg-type]
+    metrics.shadow_records.inc(5)
+    metrics.in_service(Rules.load(None), None, challenger)  # type: ignore[arg-type]
+    assert metrics.registry.get_sample_value("winnow_shadow_records_total") == 5
+    metrics.in_service(Rules.load(None), None, None)
+    assert metrics.registry.get_sample_value("winnow_shadow_records_total") == 0
 
 
 def test_moving_needs_the_role_the_token_and_this_page(operator: Page, registry: Registry) -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from foundation.errors import SettingInvalid, StoreTaken
 from review.auth import Who, add_user
-from review.leases import LeaseLost
+from review.refused import LeaseLost
 from review.serve import service
 from review.tables import schema
 from tests.integration.conftest import send, wait_until
@@ -125,12 +125,16 @@ def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None
     tables.review = tables.review.model_copy(update={"users_file": users})
     with service(tables) as running:
         stranger = Page(running)
-        assert stranger.get("/api/counts", 401) == {"error": "log in first"}
+        assert stranger.get("/api/counts", 401) == {"error": "log in first", "code": "log_in", "values": {}}
         assert stranger.client.get("/", follow_redirects=False).headers["location"] == "/login"
         stranger.post("/api/login", 401, user="mei", password="wrong")
         stranger.post("/api/login", 401, user="nobody", password="wrong")
         said = stranger.post("/api/login", user="mei", password="a long password")
         cookie = stranger.client.cookies["winnow_session"]
+        assert cookie_flags(stranger, "mei", "a long password") == {"httponly", "samesite=strict", "path=/"}
+        assert cookie_flags(stranger, "mei", "a long password", "https") == {"httponly", "samesite=strict", "path=/", "secure"}
+        stranger.client.cookies.delete("winnow_session")
+        said = stranger.post("/api/login", user="mei", password="a long password")
         assert cookie not in str(running.store.accounts.trail(10))
         assert stranger.get("/api/counts")["open"] == 0
         browser = {"origin": "http://127.0.0.1", "sec-fetch-site": "same-origin"}
@@ -161,6 +165,30 @@ def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None
         assert stranger.get("/api/counts", 401), "who is no longer in the file is out"
         page = stranger.client.get("/login")
         assert "script-src 'self'" in page.headers["content-security-policy"]
+
+
+def cookie_flags(page: Page, user: str, password: str, scheme: str = "http") -> set[str]:
+    """Log in and return what the session's cookie is marked with, its age apart."""
+    answer = page.client.post("/api/login", json={"user": user, "password": password}, headers={"x-forwarded-proto": scheme})
+    [given] = [value for name, value in answer.headers.multi_items() if name == "set-cookie"]
+    return {part.strip().lower() for part in given.split(";")[1:] if not part.strip().lower().startswith("max-age=")}
+
+
+def test_clean_records_are_shown_beside_where_they_are_kept(tables: SimpleNamespace) -> None:
+    key = {"key": b"twin 7"}
+    earlier = {**held(0, b'{"phone":"010"}'), **key, "headers": [("winnow.decision-id", b"in:1:0"), ("winnow.origin", b"gate")]}
+    for is_kept in (False, True):
+        tables.review = tables.review.model_copy(update={"read_clean": is_kept})
+        if not is_kept:
+            send(tables.kafka, tables.topics.clean, [earlier])
+            send(tables.kafka, tables.topics.quarantine, [{**held(1, b'{"phone":"0"}'), **key}])
+        with service(tables, rebuild=is_kept) as running:
+            page = Page(running)
+            come(page, 1)
+            lease = page.lease()
+            shown = [(each["decision_id"], each["source"], each["text"]) for each in lease["record"]["earlier"]]
+            page.post(f"/api/decisions/{lease['decision_id']}/return", lease=lease["lease"])
+        assert shown == ([("in:1:0", "clean", '{"phone":"010"}')] if is_kept else [])
 
 
 def test_binding_outside_without_users_is_refused(tables: SimpleNamespace) -> None:

@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from foundation.errors import ModelRefused
+from stream.cache import Looked, RewardCache
 from stream.config import GateSettings
 from stream.decide import Calibration
 from stream.encode import Encoder
@@ -55,6 +56,20 @@ def judge(scorer: Scripted) -> Judge:
 
 def records(count: int) -> list[Record]:
     return [Record("t", 0, n, 1, None, f"record {n}".encode(), []) for n in range(count)]
+
+
+def test_what_the_cache_remembers_is_not_scored_again(scorer: Scripted) -> None:
+    looked: list[Looked] = []
+    cached = Judge(
+        GateSettings(),
+        Rules(),
+        LiveModel("m@1", "sha256:0", scorer, "fields@1", Calibration(), 0.5, 100.0),
+        cache=RewardCache(100, looked.append),
+    )
+    first, again = (cached.decide(cached.read([*records(5), records(1)[0]])) for _ in range(2))
+    assert first == again == judge(scorer).decide(cached.read([*records(5), records(1)[0]]))
+    assert scorer.asked == [5, 6], "five different ones once, and all six where there is no cache"
+    assert looked == [Looked(hits=1, misses=5), Looked(hits=6, misses=0)]
 
 
 def test_one_poisonous_record_is_found_and_the_others_judged(scorer: Scripted) -> None:

@@ -1,0 +1,84 @@
+"""The challenger in shadow, as the running gates tell it on /metrics: how many records it scored, how many would have flipped.
+
+Enters: the addresses of the gates. Leaves: sums over those that answer. Knows no registry; a gate that is away says nothing.
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from threading import Lock
+from typing import NamedTuple
+from urllib.request import urlopen
+
+from prometheus_client.parser import text_string_to_metric_families
+
+log = logging.getLogger("winnow.review")
+
+_TIMEOUT_SECONDS = 1.0
+_KEPT_SECONDS = 3.0
+NO_CHALLENGER = "none"
+
+
+class ShadowFigures(NamedTuple):
+    """What one challenger made of live records, beside the champion, since the gates took it into shadow."""
+
+    version: str
+    records: int
+    to_clean: int
+    to_quarantine: int
+    gates: int
+
+
+class Gates:
+    """The gates whose shadow figures the model page shows."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        """Take the addresses of their /metrics; nothing is asked yet."""
+        self._addresses = addresses
+        self._lock = Lock()
+        self._found: list[ShadowFigures] = []
+        self._looked = -_KEPT_SECONDS
+
+    def shadows(self) -> list[ShadowFigures]:
+        """Return the figures of every challenger in shadow, asking the gates at most every few seconds."""
+        with self._lock:
+            if time.monotonic() - self._looked >= _KEPT_SECONDS:
+                self._found = _summed([text for address in self._addresses if (text := _metrics_of(address)) is not None])
+                self._looked = time.monotonic()
+            return self._found
+
+
+def _metrics_of(address: str) -> str | None:
+    try:
+        with urlopen(address, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the operator's own setting, http(s) by its check
+            return str(answer.read().decode())
+    except (OSError, ValueError) as error:
+        log.debug("a gate does not answer", extra={"address": address, "error": type(error).__name__})
+        return None
+
+
+def _summed(texts: Sequence[str]) -> list[ShadowFigures]:
+    found: dict[str, Counter[str]] = {}
+    for text in texts:
+        version, counts = _read(text)
+        if version != NO_CHALLENGER:
+            found.setdefault(version, Counter()).update({**counts, "gates": 1})
+    return [
+        ShadowFigures(version, counts["records"], counts["to-clean"], counts["to-quarantine"], counts["gates"])
+        for version, counts in sorted(found.items())
+    ]
+
+
+def _read(text: str) -> tuple[str, dict[str, int]]:
+    """Return the challenger of one gate and what it has come to."""
+    version, counts = NO_CHALLENGER, {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "winnow_shadow_info":
+                version = sample.labels.get("version", NO_CHALLENGER)
+            elif sample.name == "winnow_shadow_records_total":
+                counts["records"] = int(sample.value)
+            elif sample.name == "winnow_shadow_flips_total":
+                counts[sample.labels["direction"]] = int(sample.value)
+    return version, counts
