@@ -6,7 +6,7 @@ Enters: settings and which model to run. Leaves: steps with their times (CLOCK_M
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -117,8 +117,9 @@ def _run(asked: Asked, steps: Path) -> None:
 def _with_children(pid: int) -> list[int]:
     found = [pid]
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found += _with_children(int(child))
+        with suppress(OSError):  # a thread that has ended meanwhile
+            for child in task.read_text().split():
+                found += _with_children(int(child))
     return found
 
 

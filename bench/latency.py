@@ -3,10 +3,12 @@
 Enters: a registry with a champion, and rates. Leaves: percentiles in milliseconds. Load, gate and reader have a process each.
 """
 
+import math
 import time
 import urllib.request
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -19,38 +21,44 @@ from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.tail import Tail
 
-_SETTLE_SECONDS, _IDLE_SECONDS = 4.0, 2.0
+THREADS = 1  # load, reader and broker need a core too: two threads on two busy cores wait for each other at every operation
+_SETTLE_SECONDS, _IDLE_SECONDS = 4.0, 15.0  # the load takes seconds to start
 
 
 def latency(
     kafka: KafkaSettings, partitions: int, registry: RegistrySettings, place: Path, share: float, per_second: float, seconds: float
 ) -> dict[str, float]:
-    """Feed a gate evenly and return percentiles of the time through it, and how long judging a batch took on the mean.
+    """Feed a gate evenly and return percentiles of the time through it, what it put through, and how long a batch was judged on the mean.
 
-    What comes in the first seconds is left out.
+    What comes in the first seconds is left out. A share above 1 tells what the gate can with load and reader beside it.
     """
     name = f"latency-{round(100 * share)}"
     topics = topics_of(name)
     make_topics(kafka, topics, partitions)
     port, context = free_port(), get_context("spawn")
-    gate = GateSettings(group=name, instance=name, metrics_port=port, rules_file=RULES, audit_rate=0.0, audit_extra_rate=0.0)
+    gate = GateSettings(
+        group=name, instance=name, metrics_port=port, rules_file=RULES, threads=THREADS, audit_rate=0.0, audit_extra_rate=0.0
+    )
     over = context.Event()
     load = context.Process(target=feed, args=(kafka, topics.records, share * per_second, over), daemon=True)
     with running(Asked(kafka, topics, gate, _IDLE_SECONDS, registry=registry), place / name) as judging:
         _wait_until_ready(port)
         load.start()
-        seen_ms = _read(kafka, topics, seconds)
-        judged_seconds = _mean(port, "judge")
+        with _Reader(kafka, topics) as reader:
+            reader.read(_SETTLE_SECONDS)
+            before = _stage(port, "judge")
+            seen_ms = reader.read(seconds)
+            after = _stage(port, "judge")
         over.set()
         load.join()
         judging.end()
     return {
         "load_share": share,
         "records_per_second": round(share * per_second),
-        "records": len(seen_ms),
+        "seen_per_second": round(len(seen_ms) / seconds),
         "p50_ms": round(float(np.quantile(seen_ms, 0.5)), 1),
         "p99_ms": round(float(np.quantile(seen_ms, 0.99)), 1),
-        "batch_ms": round(1000 * judged_seconds, 1),
+        "batch_ms": round(1000 * (after[0] - before[0]) / max(1.0, after[1] - before[1]), 1),
     }
 
 
@@ -60,25 +68,37 @@ def topics_of(name: str) -> TopicSettings:
     return TopicSettings(**{kind: f"{name}.{kind.replace('_', '-')}" for kind in kinds})
 
 
-def _read(kafka: KafkaSettings, topics: TopicSettings, seconds: float) -> list[float]:
-    """Return the milliseconds of every record that becomes visible within `seconds`, once the load has settled."""
-    tail = Tail(kafka, [topics.clean, topics.quarantine, topics.dead_letter], {})
-    found: list[float] = []
-    begun = time.monotonic()
-    while (at := time.monotonic() - begun) < _SETTLE_SECONDS + seconds:
-        came = tail.poll(1_000, 0.1)
-        if at > _SETTLE_SECONDS:
+class _Reader:
+    """What a consumer sees of the outputs."""
+
+    def __init__(self, kafka: KafkaSettings, topics: TopicSettings) -> None:
+        """Begin at the beginning of all three."""
+        self._tail = Tail(kafka, [topics.clean, topics.quarantine, topics.dead_letter], {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tail.close()
+
+    def read(self, seconds: float) -> list[float]:
+        """Return how old every record is when it becomes visible, in milliseconds; the time begins with the first one."""
+        found: list[float] = []
+        end = math.inf
+        while time.monotonic() < end:
+            came = self._tail.poll(1_000, 0.1)
             now_ms = time.time() * 1000
             found += [now_ms - record.timestamp_ms for record in came]
-    tail.close()
-    return found
+            if came and end == math.inf:
+                end = time.monotonic() + seconds
+        return found
 
 
-def _mean(port: int, stage: str) -> float:
-    """Return the mean seconds of a stage, from what the gate tells."""
+def _stage(port: int, stage: str) -> tuple[float, float]:
+    """Return the seconds that the gate has spent in a stage, and how often, from what it tells."""
     said = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in _metrics(port) if not line.startswith("#")}
     of_stage = f'{{stage="{stage}"}}'
-    return said[f"winnow_stage_seconds_sum{of_stage}"] / max(1.0, said[f"winnow_stage_seconds_count{of_stage}"])
+    return said[f"winnow_stage_seconds_sum{of_stage}"], said[f"winnow_stage_seconds_count{of_stage}"]
 
 
 def _metrics(port: int) -> list[str]:

@@ -23,7 +23,7 @@ def describe() -> dict[str, Any]:
         flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
         best = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags][:1]
         processor = " ".join([processor, *best])
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": processor,

@@ -1,9 +1,9 @@
 """The peer: the same scorer inside quix-streams, exactly once. Run with quix-streams' own requirements on PYTHONPATH.
 
-    python -m bench.quix BOOTSTRAP INPUT CLEAN QUARANTINE GROUP TOTAL REGISTRY|- RULES-DIGEST
+    python -m bench.quix BOOTSTRAP INPUT CLEAN QUARANTINE GROUP TOTAL REGISTRY|- RULES-DIGEST THREADS PRECISION
 
 quix-streams hands records over one by one; so they are scored one by one. `-` scores nothing: its copy with our headers.
-The last line is the records per second from the first to the last record, the last commit included.
+The last line is the records per second from the first to the last record; the last commit and the closing are left out.
 """
 
 import sys
@@ -27,12 +27,13 @@ PER_COMMIT = 2_000
 
 def main() -> None:
     """Route all records and print the rate."""
-    bootstrap, source, clean, quarantine, group, total, registry, digest = sys.argv[1:]
+    bootstrap, source, clean, quarantine, group, total, registry, digest, threads, precision = sys.argv[1:]
     model = None
     if registry != "-":
         from stream.live_model import load_live_model
 
-        model = load_live_model(Registry(RegistrySettings(url=registry)).verified(CHAMPION), GateSettings(explain=False))
+        settings = GateSettings.model_validate({"threads": int(threads), "precision": precision})
+        model = load_live_model(Registry(RegistrySettings(url=registry)).verified(CHAMPION), settings)
     label = ("none", "sha256:" + "0" * 64) if model is None else (model.label, model.digest)
     shared = wire.constants({}, 0.5, *label, digest)
     app = Application(
@@ -42,11 +43,10 @@ def main() -> None:
         consumer_extra_config={"isolation.level": "read_committed", "fetch.wait.max.ms": 50},
     )  # fmt: skip
     outputs = {route: app.topic(name, value_serializer=_Bytes()) for route, name in ((Route.CLEAN, clean), (Route.QUARANTINE, quarantine))}
-    begun: list[float] = []
+    times: list[float] = []
 
     def judged(value: bytes, key: Any, timestamp: int, headers: Any) -> Decision:
-        if not begun:
-            begun.append(time.perf_counter())
+        times.append(time.perf_counter())
         if model is None:
             if value[:1] == b"{":
                 orjson.loads(value)
@@ -65,7 +65,7 @@ def main() -> None:
 
     frame.to_topic(lambda each, _key, _timestamp, _headers: outputs[each[1].route])
     app.run(count=int(total), collect=False)
-    print(round(int(total) / (time.perf_counter() - begun[0]), 1))
+    print(round(int(total) / (times[-1] - times[0]), 1))
 
 
 class _Bytes(Serializer):  # type: ignore[misc]

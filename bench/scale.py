@@ -38,7 +38,7 @@ GATES = (1, 2, 4)
 LENGTHS_TOKENS = (20, 60, 200, 600, 1_900)
 BACKLOGS = (10_000, 100_000, 1_000_000)
 LEAST_SPEEDUP = 3.6
-_IDLE_SECONDS, _SETTLE_SECONDS = 4.0, 12.0
+_IDLE_SECONDS, _SETTLE_SECONDS = 25.0, 10.0
 
 
 def group_rate(kafka: KafkaSettings, gates: int, tokenizer: Path, records: int, device_seconds: float) -> float:
@@ -50,7 +50,7 @@ def group_rate(kafka: KafkaSettings, gates: int, tokenizer: Path, records: int, 
         group: list[Running] = []
         for number in range(gates):
             gate = GateSettings(group=name, instance=f"{name}-{number}", metrics_port=0, rules_file=RULES, explain=False)
-            asked = Asked(kafka, topics, gate, _IDLE_SECONDS + _SETTLE_SECONDS, tokenizer, device_seconds=device_seconds)
+            asked = Asked(kafka, topics, gate, _IDLE_SECONDS, tokenizer, device_seconds=device_seconds)
             group.append(stack.enter_context(running(asked, tokenizer / f"{name}-{number}")))
         for each in group:
             each.wait_for("joining")

@@ -44,6 +44,7 @@ from trainer.train import train_and_publish
 BAD = ("tampered", "wrong fingerprint", "half-written")
 RECORDS_PER_SECOND = 1_000
 _PATIENCE_SECONDS = 60.0
+_IDLE_SECONDS = 15.0  # the load takes seconds to start
 _UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the longest of many: as long without a swap as with one
 
 
@@ -103,8 +104,9 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
     seen.touch()
     load = context.Process(target=feed, args=(kafka, topics.records, RECORDS_PER_SECOND, over), daemon=True)
     running = context.Process(target=_judge, args=(kafka, topics, gate, registry_settings, seen), daemon=True)
-    load.start()
     running.start()
+    _wait_for(lambda: _answers(port))  # a backlog from before it would make batches longer than any under this load
+    load.start()
     _wait_for(lambda: seen.stat().st_size > 0)
     time.sleep(_UNDISTURBED_SECONDS)
     spans, turned_away, good = [], 0, ["b", "a"]
@@ -169,7 +171,9 @@ def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tu
 def _judge(kafka: KafkaSettings, topics: TopicSettings, gate: GateSettings, registry: RegistrySettings, seen: Path) -> None:
     """Run the gate until it is idle; the time of every commit becomes a line of `seen`."""
     with seen.open("w", buffering=1) as times:
-        run_gate(kafka, topics, gate, registry, 2.0, lambda at: print(time.monotonic(), file=times) if at == "committed" else None)
+        run_gate(
+            kafka, topics, gate, registry, _IDLE_SECONDS, lambda at: print(time.monotonic(), file=times) if at == "committed" else None
+        )
 
 
 def _metric(port: int, name: str) -> float:
@@ -177,6 +181,13 @@ def _metric(port: int, name: str) -> float:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def _answers(port: int) -> bool:
+    try:
+        return _metric(port, "winnow_owned_partitions") > 0
+    except OSError:
+        return False
 
 
 def _wait_for(condition: Any) -> None:

@@ -7,6 +7,8 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from threading import Lock
 from typing import NamedTuple
 from urllib.request import urlopen
@@ -17,6 +19,7 @@ log = logging.getLogger("winnow.review")
 
 _TIMEOUT_SECONDS = 1.0
 _KEPT_SECONDS = 3.0
+_AT_ONCE, _MOST_BYTES = 16, 10_000_000
 NO_CHALLENGER = "none"
 
 
@@ -44,24 +47,25 @@ class Gates:
         """Return the figures of every challenger in shadow, asking the gates at most every few seconds."""
         with self._lock:
             if time.monotonic() - self._looked >= _KEPT_SECONDS:
-                self._found = _summed([text for address in self._addresses if (text := _metrics_of(address)) is not None])
+                with ThreadPoolExecutor(_AT_ONCE) as asking:
+                    self._found = _summed([told for told in asking.map(_told_by, self._addresses) if told is not None])
                 self._looked = time.monotonic()
             return self._found
 
 
-def _metrics_of(address: str) -> str | None:
+def _told_by(address: str) -> tuple[str, dict[str, int]] | None:
+    """Return the challenger of one gate and what it has come to; None where nothing answers, or something else than a gate."""
     try:
         with urlopen(address, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 - the operator's own setting, http(s) by its check
-            return str(answer.read().decode())
-    except (OSError, ValueError) as error:
+            return _read(answer.read(_MOST_BYTES).decode())
+    except (OSError, ValueError, KeyError, HTTPException) as error:
         log.debug("a gate does not answer", extra={"address": address, "error": type(error).__name__})
         return None
 
 
-def _summed(texts: Sequence[str]) -> list[ShadowFigures]:
+def _summed(told: Sequence[tuple[str, dict[str, int]]]) -> list[ShadowFigures]:
     found: dict[str, Counter[str]] = {}
-    for text in texts:
-        version, counts = _read(text)
+    for version, counts in told:
         if version != NO_CHALLENGER:
             found.setdefault(version, Counter()).update({**counts, "gates": 1})
     return [
@@ -71,7 +75,7 @@ def _summed(texts: Sequence[str]) -> list[ShadowFigures]:
 
 
 def _read(text: str) -> tuple[str, dict[str, int]]:
-    """Return the challenger of one gate and what it has come to."""
+    """Read one gate's metrics."""
     version, counts = NO_CHALLENGER, {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:

@@ -51,9 +51,9 @@ def run_gate(
 
 
 def _loaded(version: Version, gate: GateSettings) -> "LiveModel":
-    from stream.live_model import load_live_model  # torch takes seconds: what can be refused without it was
+    from stream.live_model import load_aside  # torch takes seconds: what can be refused without it was
 
-    return load_live_model(version, gate)
+    return load_aside(lambda: version, gate)
 
 
 def run_with_model(

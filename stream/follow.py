@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.errors import ModelRefused, RegistryUnreachable, VersionMissing, WinnowError
@@ -99,7 +98,6 @@ class Follower(threading.Thread):
         self._registry = registry
         self._settings = settings
         self._make = make
-        self._loads = ThreadPoolExecutor(1, "load", initializer=_step_aside)
         self._current = current
         self._metrics = metrics
         self._ready: Service | None = None
@@ -123,7 +121,6 @@ class Follower(threading.Thread):
         self._called.set()
         if self.is_alive():
             self.join(_STOP_SECONDS)
-        self._loads.shutdown(wait=False, cancel_futures=True)
 
     def flooded(self, digest: str) -> None:
         """Ask for the champion before the one of this digest, in the thread's own time; nothing waits for it here."""
@@ -227,11 +224,10 @@ class Follower(threading.Thread):
         since = self._refused.get(version.digest)
         if since is not None and self._looks - since < _RETRY_EVERY_LOOKS:
             return None
-        from stream.live_model import load_live_model  # noqa: PLC0415
+        from stream.live_model import load_aside  # noqa: PLC0415
 
         try:
-            verified = registry.verified(str(version.number))
-            return self._loads.submit(load_live_model, verified, self._settings, self._current.judge.model).result()
+            return load_aside(lambda: registry.verified(str(version.number)), self._settings, self._current.judge.model, _step_aside)
         except WinnowError as error:
             self._refuse(version.digest, what, error)
         except (RuntimeError, ValueError, OSError, KeyError) as error:

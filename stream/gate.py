@@ -1,8 +1,8 @@
 """The gate: poll -> 1 decode 2 rules 3 score 4 decide 5 route -> produce and commit in one transaction.
 
-Two workers run beside the loop: `host` has batch n+1 read (stages 1 to 3b, in a process of its own) while `device` judges
-and routes batch n (3c to 5); the loop itself polls and commits, so Kafka is touched by one thread. A batch stays in memory until its
-transaction commits or its partitions are taken away; nothing is committed for a partition after its revoke.
+Two workers run beside the loop. Where records wait, `host` has batch n+1 read (stages 1 to 3b, in a process of its own) while
+`device` judges and routes batch n (3c to 5). The loop itself polls and commits, so Kafka is touched by one thread. A batch stays in
+memory until its transaction commits or its partitions are taken away; nothing is committed for a partition after its revoke.
 """
 
 import logging
@@ -29,7 +29,7 @@ from stream.route import Outgoing, Router
 log = logging.getLogger("winnow.gate")
 
 FLOOD_RECORDS = 1_000
-_IN_FLIGHT = 3
+_IN_FLIGHT, _BEHIND = 3, 4
 _IDLE_POLL_SECONDS = 0.1
 _SERVE_EVERY_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 0.5
@@ -122,6 +122,7 @@ class Gate:
         self._in_flight: deque[Batch] = deque()
         model = service.judge.model
         self._poll_records = self._fitting(model.records_per_second if model is not None else float("inf"))
+        self._most_in_flight = 1
         self._flood = FloodGuard(service.judge)
         self._lag_seen = 0.0
         self._stop = Event()
@@ -160,22 +161,32 @@ class Gate:
         """Poll once, commit once if something is ready; return whether there was anything to do."""
         self._swap()
         records: list[Record] = []
-        if len(self._in_flight) < _IN_FLIGHT:
+        if len(self._in_flight) < self._most_in_flight:
             with self._metrics.timed("poll"):
                 waits = (0.0, 0.0) if self._in_flight else (_IDLE_POLL_SECONDS, self._gather_seconds)
                 records = self._source.poll(self._poll_records, *waits)
+            self._most_in_flight = _IN_FLIGHT if self._is_behind(len(records)) else 1
             self._health.ready = bool(self._source.owned) or self._health.ready
         self._report()
         if records:
             self._step("polled")
             self._take_up(records)
         if self._in_flight:
-            if records and len(self._in_flight) < _IN_FLIGHT and not self._in_flight[0].routed.done():
+            if records and len(self._in_flight) < self._most_in_flight and not self._in_flight[0].routed.done():
                 return True
             self._commit_oldest()
             return True
         self._commit_passed_ends()
         return False
+
+    def _is_behind(self, polled: int) -> bool:
+        """Return whether a good part of what one batch may hold is waiting.
+
+        Then batches are prepared ahead, so that the device never waits. Else a record would wait for all that were taken up before
+        it, each with the few that had come by then: what comes while a batch is judged shares the next one.
+        """
+        many = self._poll_records // _BEHIND
+        return polled >= many or sum(self._source.owned_lag(place) or 0 for place in self._source.owned) >= many
 
     def _swap(self) -> None:
         """Take up a new model or new rules: batches in flight keep theirs, the next one has the new."""
@@ -221,6 +232,8 @@ class Gate:
         except Exception as error:  # noqa: BLE001
             log.warning("the challenger could not score", extra={"error": type(error).__name__})
             return
+        if service.shadow is not self._service.shadow or service.judge is not self._service.judge:
+            return  # of models that were in service before: the counters speak of those that are now
         self._metrics.shadow_records.inc(flips.records)
         self._metrics.shadow_flips.labels("to-clean").inc(flips.to_clean)
         self._metrics.shadow_flips.labels("to-quarantine").inc(flips.to_quarantine)

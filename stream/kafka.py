@@ -40,6 +40,7 @@ log = logging.getLogger("winnow.kafka")
 Place = tuple[str, int]
 MAX_POLL_INTERVAL_SECONDS = 300
 _FLUSH_SECONDS = 0.5
+_MOST_EARLY = 16
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
 _RECORD_REFUSED = frozenset(
@@ -124,6 +125,7 @@ class Source:
         self._first: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
         self._early: list[Message] = []
+        self._is_paused = False
         self.group_metadata: object = None
         """Membership as it was right after the last poll; a later one could vouch for partitions already lost."""
         self._consumer = self._new_consumer()
@@ -135,15 +137,19 @@ class Source:
     def poll(self, most: int, timeout_seconds: float, gather_seconds: float = 0.0) -> list[Record]:
         """Return up to `most` records of owned partitions, in order per partition; runs rebalance callbacks.
 
-        Waits for the first one until the time-out, and for others to come with it no longer than `gather_seconds`.
+        Where nothing has come yet, waits for the first one until the time-out, and for others to come with it for `gather_seconds`.
         """
         messages, self._early = self._early, []
+        if self._is_paused:
+            self._is_paused = False
+            self._consumer.resume([place for place in self._consumer.assignment() if (place.topic, place.partition) in self._tenure])
         with self._said_no():
+            if most > len(messages):
+                messages += self._consumer.consume(most - len(messages), 0)
             if timeout_seconds and not messages:  # asked for many at once it would wait for all of them, or for the whole time-out
                 messages = self._consumer.consume(1, timeout_seconds)
-                gather_seconds = gather_seconds if messages else 0.0
-            if most > len(messages):
-                messages += self._consumer.consume(most - len(messages), gather_seconds)
+                if messages and most > 1:
+                    messages += self._consumer.consume(most - 1, gather_seconds)
         records = []
         for message in messages:
             error = message.error()
@@ -161,14 +167,20 @@ class Source:
         return records
 
     def serve(self) -> None:
-        """Keep the membership alive while a batch takes long: partitions paused, callbacks run, nothing returned."""
-        owned = self._consumer.assignment()
-        self._consumer.pause(owned)
+        """Keep the membership alive while a batch takes long: callbacks run, nothing is returned.
+
+        What comes meanwhile is kept for the next poll, one record a call; when there are many, partitions are paused until then.
+        Pausing throws away what has been fetched, and the device would wait for it to be fetched again.
+        """
         with self._said_no():
             message = self._consumer.poll(0)
         if message is not None:
             self._early.append(message)
-        self._consumer.resume([place for place in owned if (place.topic, place.partition) in self._tenure])
+            if message.error() is None:  # a rewind gives up what is early: it must find its way back to here
+                self._first.setdefault((message.topic(), message.partition()), message.offset())
+        if len(self._early) >= _MOST_EARLY and not self._is_paused:
+            self._consumer.pause(self._consumer.assignment())
+            self._is_paused = True
         self.group_metadata = self._consumer.consumer_group_metadata()
 
     def tenure(self, topic: str, partition: int) -> int | None:

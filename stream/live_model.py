@@ -6,7 +6,10 @@ Source of the rule: law 6.
 
 import logging
 import math
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -39,6 +42,28 @@ class LiveModel(NamedTuple):
     calibration: Calibration
     threshold: float
     records_per_second: float
+
+
+def load_aside(
+    version: Callable[[], Version], settings: GateSettings, like: LiveModel | None = None, prepare: Callable[[], None] = lambda: None
+) -> LiveModel:
+    """Verify and load in a thread that is gone afterwards; `prepare` runs in it first. Raises what `version` and the loading raise.
+
+    OpenMP keeps a pool for every thread that has computed. With more of them than cores its threads sleep and wake instead of
+    spinning, and every batch takes a sixth longer; so only the thread that judges may have one. A process that ends does not wait
+    for the thread.
+    """
+    found: Future[LiveModel] = Future()
+
+    def load() -> None:
+        try:
+            prepare()
+            found.set_result(load_live_model(version(), settings, like))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the model is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=load, name="load", daemon=True).start()
+    return found.result()
 
 
 def load_live_model(version: Version, settings: GateSettings, like: LiveModel | None = None) -> LiveModel:
@@ -75,6 +100,7 @@ def _run_as(version: Version, scorer: Scorer, like: LiveModel, wanted: str) -> S
     """Return the scorer in the precision and with the budget of another model, in its own precision where `auto` fails in the other."""
     found = scorer.in_precision(like.scorer.precision)
     if wanted != "auto":
+        _refuse_other_precision(version, found, wanted)
         check_fingerprint(version, found)
     elif not _holds(version, found):
         check_fingerprint(version, scorer)
@@ -119,8 +145,7 @@ def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer
     wanted = settings.precision
     if wanted != "auto":
         scorer = scorer.in_precision(getattr(torch, wanted))
-        if scorer.precision != getattr(torch, wanted):
-            raise ModelRefused(f"gate.precision = {wanted}, but {version.label} runs in {scorer.precision} alone; set it to auto")
+        _refuse_other_precision(version, scorer, wanted)
     check_fingerprint(version, scorer)
     if scorer.device.type != "cpu":
         return scorer
@@ -133,6 +158,11 @@ def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer
         if its_seconds < seconds:
             return other
     return scorer
+
+
+def _refuse_other_precision(version: Version, scorer: Scorer, wanted: str) -> None:
+    if scorer.precision != getattr(torch, wanted):
+        raise ModelRefused(f"gate.precision = {wanted}, but {version.label} runs in {scorer.precision} alone; set it to auto")
 
 
 def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
@@ -149,15 +179,16 @@ def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
     return budget, seconds
 
 
-def fastest_threads(scorer: Scorer) -> int:
+def fastest_threads(scorer: Scorer, seconds_of: "Callable[[Scorer, list[list[int]]], float] | None" = None) -> int:
     """Return how many threads score a usual batch fastest, the fewest where more give little: the rest of the gate needs cores too."""
     most = torch.get_num_threads()
-    rows = _usual_rows(scorer, min(scorer.budget_tokens, _BUDGETS[0]))
+    rows = _usual_rows(scorer, scorer.budget_tokens)
+    seconds_of = seconds_of or _least_seconds
     found: list[tuple[int, float]] = []
     try:
         for threads in sorted({most, *(most >> halvings for halvings in range(1, most.bit_length()))}, reverse=True):
             torch.set_num_threads(threads)
-            found.append((threads, _least_seconds(scorer, rows)))
+            found.append((threads, seconds_of(scorer, rows)))
             if found[-1][1] > _SLOWER * min(seconds for _, seconds in found):
                 break  # fewer will not be faster, and with a large model a try takes long
     finally:

@@ -78,7 +78,7 @@ class GateMetrics:
             self.refused.labels(what)
         for lottery in Lottery:
             self.audited.labels(lottery.value)
-        self._challenger = ("none", "none")
+        self._beside = ("none", "none")
         for direction in DIRECTIONS:
             self.shadow_flips.labels(direction)
         for outcome in Looked._fields:
@@ -104,8 +104,9 @@ class GateMetrics:
         self.know_rules(rules)
         self.know_model(model)
         said = (challenger.label, challenger.digest) if challenger is not None else ("none", "none")
-        if said != self._challenger:  # what one challenger did says nothing of the next
-            self._challenger = said
+        pair = (said[1], model.digest if model is not None else "none")
+        if pair != self._beside:  # flips are a challenger's against a champion: another one of either begins anew
+            self._beside = pair
             self.shadow_records.reset()
             for direction in DIRECTIONS:
                 self.shadow_flips.labels(direction).reset()

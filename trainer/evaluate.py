@@ -7,7 +7,7 @@ import numpy as np
 from trainer.calibrate import auroc_of
 
 RESAMPLES = 1_000
-CONFIDENCE = 0.95  # of one bound: whether a candidate is better is asked of nobody, only whether it is worse
+CONFIDENCE = 0.95  # of each bound for itself; the ends of a two-sided interval would ask for 97.5 %, which small hold-outs never give
 WORSE_AUROC = 0.005
 FEWEST_OF_A_CLASS = 10
 
@@ -71,11 +71,17 @@ def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: n
             auroc_of(pairs[0].d, truth, worth) - auroc_of(pairs[1].d, truth, worth),
             recall_of(pairs[0], truth, worth) - recall_of(pairs[1], truth, worth),
         )
-    low, high = np.quantile(differences, [1 - CONFIDENCE, CONFIDENCE], axis=0)
+    low, high = bounds_of(differences)
     return Comparison(
         auroc_of(champion.d, is_right, weight), auroc_of(candidate.d, is_right, weight), float(low[0]), float(high[0]),
         recall_of(champion, is_right, weight), recall_of(candidate, is_right, weight), float(low[1]), float(high[1]),
     )  # fmt: skip
+
+
+def bounds_of(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower and the upper bound of each column, each with 95 % confidence for itself."""
+    low, high = np.quantile(differences, [1 - CONFIDENCE, CONFIDENCE], axis=0)
+    return low, high
 
 
 def may_promote(comparison: Comparison | None) -> Promotion:

@@ -17,6 +17,7 @@ from model_registry.config import RegistrySettings
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from stream import wire
 from stream.boot import load_lotteries
+from stream.cache import RewardCache
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
 from stream.decode import decode_value
@@ -48,8 +49,10 @@ def follower(versions: SimpleNamespace, settings: GateSettings) -> Follower:
     versions.registry.point(CHALLENGER, str(versions.numbers["a"]), "test")
     rules = Rules.load(settings.rules_file)
 
+    lasting = Lasting({}, Lotteries(), RewardCache(10))
+
     def make(rules: Rules, model: object, like: Service | None = None) -> Service:
-        return make_service(settings, Lasting({}, Lotteries()), rules, model, like)  # type: ignore[arg-type]
+        return make_service(settings, lasting, rules, model, like)  # type: ignore[arg-type]
 
     current = make(rules, load_live_model(versions.registry.verified(CHAMPION), settings))
     return Follower(versions.registry, settings, make, current, GateMetrics(rules))
@@ -73,6 +76,7 @@ def test_a_swap_keeps_the_process_that_reads_and_no_process_is_born_slow(version
         swapped = taken_from(it)
         assert swapped.model is not first.model
         assert swapped.reads is first.reads
+        assert swapped._cache is first._cache is not None
         path.write_text(RULE.format(name="second"))
         changed = taken_from(it)
     finally:
@@ -226,6 +230,21 @@ def test_a_challenger_alone_is_no_swap(versions: SimpleNamespace) -> None:
     assert taken is not None
     assert taken.judge is before.judge
     assert taken.shadow is not None
+
+
+def test_records_that_read_alike_get_the_same_rewards_from_the_cache(
+    kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None]
+) -> None:
+    twins = take(20, 3, unreadable_share=0.0)
+    produce(kafka, topics.records, [*twins, *twins, *twins])
+    run_until_idle(cache_records=1_000, max_poll_records=16, rules_file=None)
+    said: dict[bytes | None, set[tuple[str | None, ...]]] = {}
+    for message in [*read_all(kafka, topics.clean), *read_all(kafka, topics.quarantine)]:
+        rewards = (wire.last(message.headers(), wire.REWARD_RIGHT), wire.last(message.headers(), wire.REWARD_WRONG))
+        said.setdefault(message.value(), set()).add(rewards)
+    assert len(said) == 20
+    assert all(len(rewards) == 1 for rewards in said.values())
+    assert len(set.union(*said.values())) > 10, "different records have rewards of their own"
 
 
 def test_a_refused_audit_copy_leaves_its_record_clean(

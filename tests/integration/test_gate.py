@@ -207,6 +207,34 @@ def test_classic_protocol_and_murmur2(kafka: KafkaSettings, topics: TopicSetting
     assert left == came
 
 
+def test_what_came_while_a_batch_took_long_is_not_lost_by_starting_over(kafka: KafkaSettings, topics: TopicSettings) -> None:
+    from stream.kafka import _MOST_EARLY, Source
+
+    source = Source(kafka, topics.records, topics.records)
+    try:
+        source.join()
+        wait_until(lambda: not source.poll(1, 0.1) and len(source.owned) > 0, 30)
+        send(kafka, topics.records, [{"value": b"%d" % n, "key": b"k"} for n in range(3 * _MOST_EARLY)])
+        source.poll(0, 0.0)
+
+        def is_paused() -> bool:
+            for _ in range(_MOST_EARLY):
+                source.serve()
+            return len(source._early) >= _MOST_EARLY and source._is_paused
+
+        wait_until(is_paused, 30)
+        early = len(source._early)
+        for _ in range(20):
+            source.serve()
+        assert len(source._early) <= early + 1, "a long wait pauses: what waits here is bounded"
+        source.rewind()  # nothing was ever committed
+        came: list[bytes | None] = []
+        wait_until(lambda: len(came) >= 3 * _MOST_EARLY or bool(came.extend(r.value for r in source.poll(100, 0.1))), 30)
+        assert came == [b"%d" % n for n in range(3 * _MOST_EARLY)]
+    finally:
+        source.close()
+
+
 def test_a_twin_instance_is_named_when_it_fences(kafka: KafkaSettings, topics: TopicSettings) -> None:
     from foundation.errors import GateFenced
     from stream.kafka import Sink, Source

@@ -75,6 +75,8 @@ def test_the_challenger_in_shadow_is_told_by_the_gates(tables: SimpleNamespace, 
             assert Page(running).get("/api/models")["shadows"] == [
                 {"version": "winnow@2", "records": 200, "to_clean": 6, "to_quarantine": 4, "gates": 2}
             ]
+        no_metrics = (f"http://{tables.kafka.bootstrap_servers}/metrics", addresses[0].replace("/metrics", "/livez"))
+        assert [each.gates for each in Gates((*no_metrics, addresses[1])).shadows()] == [1], "what is no gate takes no other with it"
     assert Gates(addresses).shadows() == [], "gates that are away say nothing"
 
 

@@ -16,7 +16,7 @@ from trainer.check import check
 from trainer.config import TrainSettings
 from trainer.cycle import is_due
 from trainer.datasets import Labelled, is_held_out
-from trainer.evaluate import Judged, compare, may_promote
+from trainer.evaluate import Judged, bounds_of, compare, may_promote
 from trainer.noise import treat
 from trainer.sort import sort
 from trainer.verdicts import settle, weights_of
@@ -99,6 +99,12 @@ def test_a_weight_counts_as_so_many_records() -> None:
     held = fit(d, is_right, weight.astype(float))
     same = fit(d[repeated], is_right[repeated], np.ones(len(repeated)))
     assert held.temperature == pytest.approx(same.temperature, rel=0.1)
+
+
+def test_each_bound_has_its_95_percent_for_itself() -> None:
+    low, high = bounds_of(np.stack([np.arange(101.0), -np.arange(101.0)], axis=1))
+    assert low.tolist() == pytest.approx([5.0, -95.0])
+    assert high.tolist() == pytest.approx([95.0, -5.0])
 
 
 def test_only_what_is_not_worse_takes_over() -> None:

@@ -1,33 +1,30 @@
 """How many threads score: measured, and no more than are worth their cores."""
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from bench.constant import ConstantScorer
 from stream.encode import Encoder
 from stream.live_model import fastest_threads
 from stream.score import Scorer
 from tests.conftest import WORDS
 
 
-class Timed(Scorer):
-    """A scorer that takes as long as it is told for each number of threads."""
+class Timed:
+    """A stopwatch that says what it is told for each number of threads."""
 
-    def __init__(self, encoder: Encoder, seconds: dict[int, float]) -> None:
-        self.encoder = encoder
-        self.budget_tokens = 4_096
+    def __init__(self, seconds: dict[int, float]) -> None:
         self.asked: list[int] = []
         self._seconds = seconds
 
-    def rewards(self, records: Sequence[Sequence[int]]) -> np.ndarray:
+    def __call__(self, scorer: Scorer, rows: list[list[int]]) -> float:
+        assert len(rows) * len(rows[0]) > scorer.budget_tokens // 2, "the batch that is measured is the one that is served"
         self.asked.append(torch.get_num_threads())
-        time.sleep(self._seconds[torch.get_num_threads()])
-        return np.zeros((len(records), 2), dtype=np.float32)
+        return self._seconds[torch.get_num_threads()]
 
 
 @pytest.fixture
@@ -52,12 +49,11 @@ def four_threads() -> Iterator[None]:
     ],
 )
 def test_the_fewest_threads_that_are_as_fast(encoder: Encoder, seconds: dict[int, float], fastest: int) -> None:
-    scorer = Timed(encoder, seconds)
-    assert fastest_threads(scorer) == fastest
+    assert fastest_threads(ConstantScorer(encoder), Timed(seconds)) == fastest
     assert torch.get_num_threads() == 4, "measuring changes nothing by itself"
 
 
 def test_fewer_threads_are_not_tried_where_they_are_slower(encoder: Encoder) -> None:
-    scorer = Timed(encoder, {4: 0.02, 2: 0.04, 1: 0.08})
-    fastest_threads(scorer)
-    assert set(scorer.asked) == {4, 2}
+    timed = Timed({4: 0.02, 2: 0.04, 1: 0.08})
+    fastest_threads(ConstantScorer(encoder), timed)
+    assert timed.asked == [4, 2]
