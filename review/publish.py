@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from foundation.errors import KafkaRefused, WinnowError
 from stream.config import KafkaSettings
-from stream.kafka import RecordRefused, Sink, StartOver, TransactionAborted
 from stream.release import OWNER
 from stream.route import Outgoing
+from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborted
 
 log = logging.getLogger("winnow.review")
 

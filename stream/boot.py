@@ -18,11 +18,12 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
 from stream.follow import Follower, Lasting, Service, make_service
 from stream.gate import Gate
-from stream.kafka import Instance, Sink, Source
+from stream.kafka import Source
 from stream.metrics import GateMetrics, Health, MetricsServer
 from stream.reading_process import COLLECT_EVERY
 from stream.route import Router
 from stream.rules import Rules
+from stream.transaction import Instance, Sink
 
 if TYPE_CHECKING:
     from stream.live_model import LiveModel

@@ -20,11 +20,12 @@ from foundation.errors import TopicNotWritable, WinnowError
 from stream.config import GateSettings
 from stream.follow import Follower, Service
 from stream.judge import Judge
-from stream.kafka import Place, RecordRefused, Sink, Source, StartOver, TransactionAborted
+from stream.kafka import Place, Source
 from stream.metrics import GateMetrics, Health
 from stream.read import Read
 from stream.records import Decision, Reason, Record, Route
 from stream.route import Outgoing, Router
+from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborted
 
 log = logging.getLogger("winnow.gate")
 

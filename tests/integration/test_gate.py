@@ -237,8 +237,9 @@ def test_what_came_while_a_batch_took_long_is_not_lost_by_starting_over(kafka: K
 
 def test_a_twin_instance_is_named_when_it_fences(kafka: KafkaSettings, topics: TopicSettings) -> None:
     from foundation.errors import GateFenced
-    from stream.kafka import Sink, Source
+    from stream.kafka import Source
     from stream.route import Outgoing
+    from stream.transaction import Sink
 
     message = Outgoing(topics.clean, 0, None, b"x", [], 0)
     source = Source(kafka, topics.records, topics.records)
