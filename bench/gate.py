@@ -15,17 +15,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from bench.constant import WORDS, save_tokenizer
+from bench.constant import save_tokenizer
 from bench.copies import copy, one_header, same_headers, scored
-from bench.gate_process import Asked, running
-from bench.latency import latency, topics_of
+from bench.gate_process import Asked, running, topics_of
+from bench.latency import latency
 from bench.machine import keep
 from bench.memory import growth
+from bench.starters import published_starter
 from demo.broker import temporary_broker
 from demo.run import RULES
 from demo.stream import produce
@@ -36,13 +36,10 @@ from stream import wire
 from stream.cluster import look_at_cluster, make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decode import decode_value
-from stream.live_model import LiveModel, load_live_model
+from stream.live_model import load_live_model
 from stream.records import Content
-from stream.render import Rendered, render
+from stream.render import render
 from stream.rules import Rules
-from trainer.config import TrainSettings
-from trainer.starter import Plan, Shape, save_starter, train_starter
-from trainer.train import train_and_publish
 
 PARTITIONS = 4
 QUIX = Path(sys.prefix) / "quix"
@@ -87,17 +84,13 @@ def constant(kafka: KafkaSettings, twins: list[Twin], tokenizer: Path, rounds: i
             settings = GateSettings(group=f"{name}-{which}", instance=name, metrics_port=0, rules_file=RULES, explain=which == "explaining")
             rates[which].append(gate_rate(Asked(kafka, topics, settings, 1.0, tokenizer), tokenizer, len(twins)))
         found = quix_rate(kafka, topics, f"{name}-quix", len(twins), _NO_MODEL, (rules.digest or "", "1", "auto"))
-        if isinstance(found, str):
-            missing = found
-        else:
-            rates["quix_copy"].append(found)
-        print({which: round(each[-1]) for which, each in rates.items() if each}, file=sys.stderr, flush=True)
+        missing = _told(rates, "quix_copy", found)
     return rates, missing
 
 
 def with_starter(
     kafka: KafkaSettings, twins: list[Twin], registry: RegistrySettings, place: Path, rounds: int, threads: int
-) -> tuple[Rates, str | None, LiveModel]:
+) -> tuple[Rates, str | None]:
     """Run the gate with a starter beside its scorer alone and inside other loops; nobody checks rules or explains."""
     topics = topics_of("starter")
     make_topics(kafka, topics, PARTITIONS)
@@ -123,12 +116,16 @@ def with_starter(
         rates["judging"].append(gate_rate(Asked(kafka, topics, settings, 1.0, registry=registry), place, len(twins)))
         rates["loop"].append(copy(kafka.bootstrap_servers, topics, f"{name}-loop", len(twins), scored(model, shared), at_once))
         found = quix_rate(kafka, topics, f"{name}-quix", len(twins), registry.url, ("", str(threads), precision))
-        if isinstance(found, str):
-            missing = found
-        else:
-            rates["quix"].append(found)
-        print({which: round(each[-1]) for which, each in rates.items() if each}, file=sys.stderr, flush=True)
-    return rates, missing, model
+        missing = _told(rates, "quix", found)
+    return rates, missing
+
+
+def _told(rates: Rates, peer: str, found: float | str) -> str | None:
+    """Keep a peer's rate, print the round, and return why the peer is missing, if it is."""
+    if not isinstance(found, str):
+        rates[peer].append(found)
+    print({which: round(each[-1]) for which, each in rates.items() if each}, file=sys.stderr, flush=True)
+    return found if isinstance(found, str) else None
 
 
 def latencies_of(
@@ -143,13 +140,6 @@ def shared_constants(kafka: KafkaSettings, topics: TopicSettings, label: str, di
     """Return the headers that all records share."""
     cluster = look_at_cluster(kafka, [topics.clean], topics.records)
     return wire.constants(cluster.topic_ids, 0.5, label, digest, rules.digest)
-
-
-def publish_starter(texts: list[Rendered], registry: RegistrySettings, place: Path) -> None:
-    """Publish a starter of the usual shape; what it has learned does not matter here."""
-    made = train_starter(texts, WORDS, Plan(steps=20, pairs_per_batch=16, seed=0), Shape())
-    save_starter(made, [each.text for each in texts], place / "starter", {"verdict_words": list(WORDS), "steps": made.steps})
-    train_and_publish(SimpleNamespace(kafka=KafkaSettings(), registry=registry), TrainSettings(), str(place / "starter"), None, None)
 
 
 def ratio(rates: Rates, ours: str, theirs: str) -> float | None:
@@ -174,11 +164,10 @@ def main() -> None:
     contents = [c for twin in twins[:5_000] if isinstance(c := decode_value(twin.value, "auto"), Content)]
     with temporary_broker() as broker, tempfile.TemporaryDirectory() as directory:
         place, kafka = Path(directory), KafkaSettings(bootstrap_servers=broker.address)
-        registry = RegistrySettings(url=str(place / "registry"))
         save_tokenizer([render(content).text for content in contents], place)
         rates, missing = constant(kafka, twins, place, given.rounds)
-        publish_starter([render(content) for content in contents], registry, place)
-        judged, also_missing, _ = with_starter(kafka, twins[: given.scored], registry, place, given.rounds, given.threads)
+        registry = published_starter(place, twins[:5_000])
+        judged, also_missing = with_starter(kafka, twins[: given.scored], registry, place, given.rounds, given.threads)
         rates |= judged
         latencies = latencies_of(kafka, registry, place, statistics.median(rates["judging"]), given.seconds)
         grown = growth(kafka, PARTITIONS, place, place, given.million)

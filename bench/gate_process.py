@@ -5,6 +5,7 @@ Enters: settings and which model to run. Leaves: steps with their times (CLOCK_M
 
 import os
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context
@@ -94,6 +95,31 @@ def running(asked: Asked, steps: Path) -> Iterator[Running]:
         if process.is_alive():
             process.terminate()
             process.join(_END_SECONDS)
+
+
+def metric(port: int, name: str) -> float:
+    """Return the sum of the samples of a gate whose line begins with `name`. Raises OSError where none answers."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
+
+
+def wait_until_ready(port: int, patience_seconds: float = 120.0) -> None:
+    """Wait until a gate has its partitions. Raises TimeoutError."""
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+                return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the gate is not ready after {patience_seconds:g} s: {error}") from error
+            time.sleep(0.2)
+
+
+def topics_of(name: str) -> TopicSettings:
+    """Return topics of this name alone."""
+    return TopicSettings(**{kind: f"{name}.{kind.replace('_', '-')}" for kind in TopicSettings.model_fields})
 
 
 def _run(asked: Asked, steps: Path) -> None:

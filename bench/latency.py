@@ -5,14 +5,13 @@ Enters: a registry with a champion, and rates. Leaves: percentiles in millisecon
 
 import math
 import time
-import urllib.request
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from bench.gate_process import Asked, running
+from bench.gate_process import Asked, metric, running, topics_of, wait_until_ready
 from bench.load import feed
 from demo.broker import free_port
 from demo.run import RULES
@@ -42,13 +41,13 @@ def latency(
     over = context.Event()
     load = context.Process(target=feed, args=(kafka, topics.records, share * per_second, over), daemon=True)
     with running(Asked(kafka, topics, gate, _IDLE_SECONDS, registry=registry), place / name) as judging:
-        _wait_until_ready(port)
+        wait_until_ready(port)
         load.start()
         with _Reader(kafka, topics) as reader:
             reader.read(_SETTLE_SECONDS)
-            before = _stage(port, "judge")
+            before = _judged(port)
             seen_ms = reader.read(seconds)
-            after = _stage(port, "judge")
+            after = _judged(port)
         over.set()
         load.join()
         judging.end()
@@ -60,12 +59,6 @@ def latency(
         "p99_ms": round(float(np.quantile(seen_ms, 0.99)), 1),
         "batch_ms": round(1000 * (after[0] - before[0]) / max(1.0, after[1] - before[1]), 1),
     }
-
-
-def topics_of(name: str) -> TopicSettings:
-    """Return topics of this name alone."""
-    kinds = ("records", "clean", "quarantine", "dead_letter", "audit", "verdicts")
-    return TopicSettings(**{kind: f"{name}.{kind.replace('_', '-')}" for kind in kinds})
 
 
 class _Reader:
@@ -94,25 +87,6 @@ class _Reader:
         return found
 
 
-def _stage(port: int, stage: str) -> tuple[float, float]:
-    """Return the seconds that the gate has spent in a stage, and how often, from what it tells."""
-    said = {line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in _metrics(port) if not line.startswith("#")}
-    of_stage = f'{{stage="{stage}"}}'
-    return said[f"winnow_stage_seconds_sum{of_stage}"], said[f"winnow_stage_seconds_count{of_stage}"]
-
-
-def _metrics(port: int) -> list[str]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        return str(answer.read().decode()).splitlines()
-
-
-def _wait_until_ready(port: int, patience_seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-                return
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the gate is not ready after {patience_seconds:g} s: {error}") from error
-            time.sleep(0.2)
+def _judged(port: int) -> tuple[float, float]:
+    """Return the seconds that the gate has spent judging batches, and how many."""
+    return metric(port, 'winnow_stage_seconds_sum{stage="judge"}'), metric(port, 'winnow_stage_seconds_count{stage="judge"}')

@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from confluent_kafka import Producer
 
-from bench.gate_process import Asked, running
-from bench.latency import topics_of
+from bench.gate_process import Asked, running, topics_of
+from bench.load import fill
 from demo.run import RULES
-from demo.twins import take
-from stream.cluster import base_config, make_topics
+from foundation.errors import SettingInvalid
+from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings
 
-_DIFFERENT, _EVERY_SECONDS, _IDLE_SECONDS = 20_000, 0.25, 2.0
+_EVERY_SECONDS, _IDLE_SECONDS, _LEAST_LOOKS = 0.25, 2.0, 20
 
 
 def growth(kafka: KafkaSettings, partitions: int, tokenizer: Path, place: Path, total: int) -> dict[str, float]:
@@ -34,27 +33,13 @@ def growth(kafka: KafkaSettings, partitions: int, tokenizer: Path, place: Path, 
         judging.end()
         last = judging.times("committed")[-1]
         seconds = judging.working_seconds()
-    tenths = np.array_split([memory for at, memory in held if at <= last], 10)
+    watched = [memory for at, memory in held if at <= last]
+    if len(watched) < _LEAST_LOOKS:
+        raise SettingInvalid(f"--million {total}: the gate was done after {len(watched)} looks at its memory; {_LEAST_LOOKS} are needed")
+    tenths = np.array_split(watched, 10)
     return {
         "records": total,
         "rss_growth": round(float(np.mean(tenths[9]) / np.mean(tenths[1])), 4),
         "rss_mb": round(float(np.mean(tenths[9])) / 1e6),
         "records_per_second": round(total / seconds),
     }
-
-
-def fill(kafka: KafkaSettings, topic: str, total: int) -> None:
-    """Write so many records as fast as the broker takes them, the same twins again and again."""
-    twins = take(_DIFFERENT, 0, unreadable_share=0.0)
-    producer = Producer({**base_config(kafka), "linger.ms": 50, "compression.type": "zstd", "queue.buffering.max.messages": 2 * _DIFFERENT})
-    for number in range(total):
-        twin = twins[number % _DIFFERENT]
-        while True:
-            try:
-                producer.produce(topic, twin.value, twin.key)
-                break
-            except BufferError:
-                producer.poll(0.05)
-        producer.poll(0)
-    if producer.flush(120):
-        raise TimeoutError(f"{topic} could not be filled")

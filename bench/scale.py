@@ -15,15 +15,13 @@ from pathlib import Path
 import torch
 
 from bench.constant import save_tokenizer
-from bench.gate import publish_starter
-from bench.gate_process import Asked, Running, running
-from bench.latency import topics_of
+from bench.gate_process import Asked, Running, running, topics_of
+from bench.load import fill
 from bench.machine import keep
-from bench.memory import fill
+from bench.starters import published_starter
 from demo.broker import temporary_broker
 from demo.run import RULES
 from demo.twins import take
-from model_registry.config import RegistrySettings
 from model_registry.registry import CHAMPION, Registry
 from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings
@@ -102,15 +100,14 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(2)
     twins = take(3_000, 0, unreadable_share=0.0)
-    texts = [render(c) for twin in twins if isinstance(c := decode_value(twin.value, "auto"), Content)]
+    texts = [render(c).text for twin in twins if isinstance(c := decode_value(twin.value, "auto"), Content)]
     with temporary_broker() as broker, tempfile.TemporaryDirectory() as directory:
         kafka, place = KafkaSettings(bootstrap_servers=broker.address), Path(directory)
-        save_tokenizer([each.text for each in texts], place)
+        save_tokenizer(texts, place)
         rates = {gates: group_rate(kafka, gates, place, given.records, given.device_us / 1e6) for gates in GATES}
         print(rates, file=sys.stderr, flush=True)
         backlogs = {records: backlog_rate(kafka, place, records) for records in BACKLOGS if records <= given.backlog}
-        registry = RegistrySettings(url=str(place / "registry"))
-        publish_starter(texts, registry, place)
+        registry = published_starter(place, twins)
         lengths = by_length(load_live_model(Registry(registry).verified(CHAMPION), GateSettings()).scorer, given.seconds)
     found = {
         "records": given.records,

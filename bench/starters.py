@@ -10,6 +10,7 @@ from model_registry.config import RegistrySettings
 from stream.config import GateSettings, KafkaSettings
 from trainer.config import TrainSettings
 from trainer.make_starter import make_starter
+from trainer.train import train_and_publish
 
 
 def readable(count: int, seed: int) -> list[Twin]:
@@ -20,6 +21,15 @@ def readable(count: int, seed: int) -> list[Twin]:
 def tables_in(place: Path, gate: GateSettings, train: TrainSettings) -> Any:
     """Return settings whose registry lies in a directory; nothing is asked of Kafka."""
     return SimpleNamespace(kafka=KafkaSettings(), gate=gate, registry=RegistrySettings(url=str(place / "registry")), train=train)
+
+
+def published_starter(place: Path, twins: Sequence[Twin]) -> RegistrySettings:
+    """Publish a starter of the usual shape, whatever it has learned, as champion of a registry in a directory."""
+    tables = tables_in(place, GateSettings(), TrainSettings())
+    starter, _ = starter_in(place, tables, twins, steps=20)
+    train_and_publish(tables, tables.train, str(starter), None, None)
+    found: RegistrySettings = tables.registry
+    return found
 
 
 def starter_in(

@@ -11,7 +11,6 @@ import shutil
 import sys
 import tempfile
 import time
-import urllib.request
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from bench.constant import WORDS
+from bench.gate_process import Asked, metric, running, wait_until_ready
 from bench.load import feed
 from bench.machine import keep
 from demo.broker import free_port, temporary_broker
@@ -29,7 +29,6 @@ from model_registry.config import RegistrySettings
 from model_registry.manifest import MANIFEST
 from model_registry.registry import CHAMPION, Registry
 from stream import wire
-from stream.boot import run_gate
 from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Calibration
@@ -100,35 +99,33 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         audit_extra_rate=0.0,
     )
     context = get_context("spawn")
-    over, seen = context.Event(), place / "commits"
-    seen.touch()
+    over = context.Event()
     load = context.Process(target=feed, args=(kafka, topics.records, RECORDS_PER_SECOND, over), daemon=True)
-    running = context.Process(target=_judge, args=(kafka, topics, gate, registry_settings, seen), daemon=True)
-    running.start()
-    _wait_for(lambda: _answers(port))  # a backlog from before it would make batches longer than any under this load
-    load.start()
-    _wait_for(lambda: seen.stat().st_size > 0)
-    time.sleep(_UNDISTURBED_SECONDS)
-    spans, turned_away, good = [], 0, ["b", "a"]
-    for number in range(swaps):
-        is_bad = bool(refused) and number % (swaps // refused) == swaps // refused - 1
-        begun = time.monotonic()
-        if is_bad:
-            name = BAD[turned_away % len(BAD)]
-            turned_away += 1
-            before = _metric(port, "winnow_refused_total")
-            registry.point(CHAMPION, str(numbers[name]), "bench")
-            _wait_for(lambda before=before: _metric(port, "winnow_refused_total") > before)
-        else:
-            name = good[(number - turned_away) % 2]
-            version = registry.point(CHAMPION, str(numbers[name]), "bench")
-            _wait_for(lambda version=version: _metric(port, f'winnow_model_info{{digest="{version.digest}"') == 1)
-        spans.append((begun, time.monotonic()))
+    with running(Asked(kafka, topics, gate, _IDLE_SECONDS, registry=registry_settings), place / "steps") as judging:
+        wait_until_ready(port)  # a backlog from before it would make batches longer than any under this load
+        load.start()
+        judging.wait_for("committed")
         time.sleep(_UNDISTURBED_SECONDS)
-    over.set()
-    load.join()
-    running.join(_PATIENCE_SECONDS * 3)
-    commits = [float(line) for line in seen.read_text().splitlines()]
+        spans, turned_away, good = [], 0, ["b", "a"]
+        for number in range(swaps):
+            is_bad = bool(refused) and number % (swaps // refused) == swaps // refused - 1
+            begun = time.monotonic()
+            if is_bad:
+                name = BAD[turned_away % len(BAD)]
+                turned_away += 1
+                before = metric(port, "winnow_refused_total")
+                registry.point(CHAMPION, str(numbers[name]), "bench")
+                _wait_for(lambda before=before: metric(port, "winnow_refused_total") > before)
+            else:
+                name = good[(number - turned_away) % 2]
+                version = registry.point(CHAMPION, str(numbers[name]), "bench")
+                _wait_for(lambda version=version: metric(port, f'winnow_model_info{{digest="{version.digest}"') == 1)
+            spans.append((begun, time.monotonic()))
+            time.sleep(_UNDISTURBED_SECONDS)
+        over.set()
+        load.join()
+        judging.end()
+        commits = judging.times("committed")
     ledger = read_ledger(bootstrap, topics)
     gaps = list(zip(commits, commits[1:], strict=False))
     inside = [end - begin for begin, end in gaps if any(begin < last and end > first for first, last in spans)]
@@ -166,28 +163,6 @@ def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tu
         for (_, p, digest), (right, wrong) in zip(judged, rewards_B2.tolist(), strict=True):
             false += abs(calibration.p_chosen(right - wrong) - p) > 2e-5 or digest != version.digest
     return {label: len(judged) for label, judged in by_label.items()}, false
-
-
-def _judge(kafka: KafkaSettings, topics: TopicSettings, gate: GateSettings, registry: RegistrySettings, seen: Path) -> None:
-    """Run the gate until it is idle; the time of every commit becomes a line of `seen`."""
-    with seen.open("w", buffering=1) as times:
-        run_gate(
-            kafka, topics, gate, registry, _IDLE_SECONDS, lambda at: print(time.monotonic(), file=times) if at == "committed" else None
-        )
-
-
-def _metric(port: int, name: str) -> float:
-    """Return the sum of the samples whose line begins with `name`."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
-
-
-def _answers(port: int) -> bool:
-    try:
-        return _metric(port, "winnow_owned_partitions") > 0
-    except OSError:
-        return False
 
 
 def _wait_for(condition: Any) -> None:

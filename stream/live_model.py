@@ -179,11 +179,23 @@ def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
     return budget, seconds
 
 
-def fastest_threads(scorer: Scorer, seconds_of: "Callable[[Scorer, list[list[int]]], float] | None" = None) -> int:
+def _least_seconds(scorer: Scorer, rows: list[list[int]]) -> float:
+    """Return the least that scoring took in a few tries; one that takes long is not repeated."""
+    least = math.inf
+    for _ in range(_TRIES):
+        begun = time.perf_counter()
+        scorer.rewards(rows)
+        taken = time.perf_counter() - begun
+        least = min(least, taken)
+        if taken > _LONG_SECONDS:
+            break
+    return least
+
+
+def fastest_threads(scorer: Scorer, seconds_of: Callable[[Scorer, list[list[int]]], float] = _least_seconds) -> int:
     """Return how many threads score a usual batch fastest, the fewest where more give little: the rest of the gate needs cores too."""
     most = torch.get_num_threads()
     rows = _usual_rows(scorer, scorer.budget_tokens)
-    seconds_of = seconds_of or _least_seconds
     found: list[tuple[int, float]] = []
     try:
         for threads in sorted({most, *(most >> halvings for halvings in range(1, most.bit_length()))}, reverse=True):
@@ -201,19 +213,6 @@ def _usual_rows(scorer: Scorer, tokens: int) -> list[list[int]]:
     """Return records of a usual length that fill a batch of so many tokens."""
     usual = min(_USUAL_TOKENS, scorer.encoder.max_record_tokens)
     return [[_plain_token(scorer)] * usual] * max(1, tokens // (usual + scorer.encoder.template.shared_overhead_tokens))
-
-
-def _least_seconds(scorer: Scorer, rows: list[list[int]]) -> float:
-    """Return the least that scoring took in a few tries; one that takes long is not repeated."""
-    least = math.inf
-    for _ in range(_TRIES):
-        begun = time.perf_counter()
-        scorer.rewards(rows)
-        taken = time.perf_counter() - begun
-        least = min(least, taken)
-        if taken > _LONG_SECONDS:
-            break
-    return least
 
 
 def _holds(version: Version, scorer: Scorer) -> bool:
