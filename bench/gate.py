@@ -24,7 +24,7 @@ from bench.copies import copy, one_header, same_headers, scored
 from bench.gate_process import Asked, running, topics_of
 from bench.latency import latency
 from bench.machine import keep
-from bench.memory import growth
+from bench.memory import LEAST_RECORDS, growth
 from bench.starters import published_starter
 from demo.broker import temporary_broker
 from demo.run import RULES
@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    if given.million < LEAST_RECORDS:
+        parser.error(f"--million {given.million}: a gate must work long enough to be watched, give at least {LEAST_RECORDS}")
     torch.set_num_threads(given.threads)
     twins = list(take(given.records, 0, unreadable_share=0.0))
     contents = [c for twin in twins[:5_000] if isinstance(c := decode_value(twin.value, "auto"), Content)]

@@ -15,6 +15,7 @@ from foundation.errors import SettingInvalid
 from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings
 
+LEAST_RECORDS = 400_000
 _EVERY_SECONDS, _IDLE_SECONDS, _LEAST_LOOKS = 0.25, 2.0, 20
 
 

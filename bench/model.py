@@ -24,6 +24,7 @@ from demo.twins import UNREADABLE, Twin, take
 from model_registry.registry import Version
 from stream.config import GateSettings
 from stream.live_model import load_live_model
+from stream.records import Content
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, write_labelled
 from trainer.train import train_and_publish
@@ -45,9 +46,8 @@ def flips(version: Version, settings: GateSettings, twins: list[Twin], rng: Rand
     ordinary_text = "".join(twin.value.decode() for twin in twins[:50] if twin.truth.kind != UNREADABLE)
 
     def is_clean(texts: list[str]) -> np.ndarray:
-        rewards_B2 = model.scorer.rewards([ids or [] for ids in model.scorer.encoder.encode(texts)])
-        d = rewards_B2[:, 0] - rewards_B2[:, 1]
-        return np.array([model.calibration.p_chosen(float(each)) >= model.threshold for each in d])
+        found = model.d_of([Content(is_json=False, data=text) for text in texts])
+        return np.array([d is not None and model.calibration.p_chosen(d) >= model.threshold for d in found])
 
     texts = [twin.value.decode() for twin in twins if twin.truth.kind != UNREADABLE and not twin.value.startswith(b"{")]
     held = [text for text, clean in zip(texts, is_clean(texts), strict=True) if not clean]

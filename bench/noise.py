@@ -26,7 +26,7 @@ from trainer.bases import load_base
 from trainer.calibrate import auroc_of
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled
-from trainer.learned import d_of
+from trainer.learned import d_with
 from trainer.noise import probability_of_verdicts, treat
 from trainer.pairs import RENDERING, encode_labelled
 from trainer.train import learn_from, train_and_publish, words_of, workplace
@@ -73,7 +73,7 @@ def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], str
             learned = learn_from(base, encoder, kept, test, unlabelled_of(base, None, tables), settings, work)
         seen = encode_labelled(labelled(strangers), encoder, RENDERING)
         truth = np.array([record.is_right for record in seen.records], dtype=bool)
-        found[f"auroc_{name}"] = auroc_of(d_of(learned.scorer, seen.ids), truth)
+        found[f"auroc_{name}"] = auroc_of(d_with(learned.scorer, learned.evidence, seen), truth)
     return {key: round(value, 4) for key, value in found.items()}
 
 

@@ -33,9 +33,10 @@ from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Calibration
 from stream.decode import decode_value
-from stream.live_model import load_scorer
+from stream.evidence import load_evidence
+from stream.live_model import d_of, load_scorer
 from stream.records import Content
-from stream.render import render, text_of
+from stream.render import Rendered, render
 from trainer.config import TrainSettings
 from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.train import train_and_publish
@@ -147,21 +148,21 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
 
 def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tuple[dict[str, int], int]:
     """Score every judged output again by the version it names; return outputs by version, and how many differ."""
-    by_label: dict[str, list[tuple[str, float, str | None]]] = {}
+    by_label: dict[str, list[tuple[Rendered, float, str | None]]] = {}
     for topic in (topics.clean, topics.quarantine):
         for message in messages(bootstrap, topic):
             label, said = wire.last(message.headers(), wire.MODEL), wire.last(message.headers(), wire.P_CHOSEN)
             reading = decode_value(message.value(), "auto")
             if label is not None and said is not None and isinstance(reading, Content):
-                by_label.setdefault(label, []).append((text_of(reading), float(said), wire.last(message.headers(), wire.MODEL_DIGEST)))
+                by_label.setdefault(label, []).append((render(reading), float(said), wire.last(message.headers(), wire.MODEL_DIGEST)))
     false = 0
     for label, judged in by_label.items():
         version = registry.verified(label)
         scorer = load_scorer(version, torch.device("cpu"), 8_192)
         calibration = Calibration(version.manifest.calibration.temperature, version.manifest.calibration.bias)
-        rewards_B2 = scorer.rewards([ids or [] for ids in scorer.encoder.encode([text for text, _, _ in judged])])
-        for (_, p, digest), (right, wrong) in zip(judged, rewards_B2.tolist(), strict=True):
-            false += abs(calibration.p_chosen(right - wrong) - p) > 2e-5 or digest != version.digest
+        again = d_of(scorer, load_evidence(version.directory), [shown for shown, _, _ in judged])
+        for (_, p, digest), d in zip(judged, again, strict=True):
+            false += d is None or abs(calibration.p_chosen(d) - p) > 2e-5 or digest != version.digest
     return {label: len(judged) for label, judged in by_label.items()}, false
 
 

@@ -16,9 +16,10 @@ from demo.twins import RIGHT, UNREADABLE, Truth, Twin
 from model_registry.registry import Version
 from stream.config import GateSettings, TopicSettings
 from stream.decode import decode_value
-from stream.live_model import load_scorer
+from stream.evidence import load_evidence
+from stream.live_model import d_of, load_scorer
 from stream.records import Content
-from stream.render import text_of
+from stream.render import render
 from stream.rules import Rules
 from trainer.calibrate import auroc_of, p_of
 from trainer.certify import Certificate, Refused
@@ -91,10 +92,10 @@ def score(version: Version, settings: GateSettings, twins: Sequence[Twin]) -> Sc
     readings = [decode_value(twin.value, settings.format) for twin in twins]
     rules = Rules.load(settings.rules_file).check(readings)
     places = [place for place, reading in enumerate(readings) if isinstance(reading, Content)]
-    ids = scorer.encoder.encode([text_of(reading) for reading in readings if isinstance(reading, Content)])
-    fitting = [(place, found) for place, found in zip(places, ids, strict=True) if found is not None]
-    rewards_B2 = scorer.rewards([found for _, found in fitting])
-    d = rewards_B2[:, 0] - rewards_B2[:, 1]
+    shown = [render(reading) for reading in readings if isinstance(reading, Content)]
+    found = d_of(scorer, load_evidence(version.directory), shown)
+    fitting = [(place, each) for place, each in zip(places, found, strict=True) if each is not None]
+    d = np.array([each for _, each in fitting])
     p = p_of(d, version.manifest.calibration)
     is_ruled_out = np.array([any(violation.is_error for violation in rules[place]) for place, _ in fitting])
     p_chosen: list[float | None] = [None] * len(twins)

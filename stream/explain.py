@@ -1,8 +1,9 @@
 """Stage 3e: which field made a held record suspect.
 
-Enters: held records and their d. Leaves: per record the fields with their share of the blame. A field is to blame as
-far as d rises when its value is left out (occlusion, Zeiler and Fergus 2014, arXiv 1311.2901): the counterfactual that
-a reviewer asks for. It costs one more record to score per field, for held records only.
+Enters: held records. Leaves: per record the fields with their share of the blame. A field is to blame as far as d rises
+when its value is left out (occlusion, Zeiler and Fergus 2014, arXiv 1311.2901), and as far as the evidence would rise if
+it were like those of other records: the counterfactuals that a reviewer asks for. It costs one more record to score per
+field, for held records only.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from stream.records import Content
 from stream.render import Rendering, render
 
 if TYPE_CHECKING:  # a gate in rules mode starts without torch
+    from stream.evidence import Evidence
     from stream.score import Scorer
 
 MOST_FIELDS = 16
@@ -19,26 +21,30 @@ MOST_FIELDS = 16
 Suspect = tuple[tuple[str, float], ...]
 
 
-def suspects(contents: Sequence[Content], d_held: Sequence[float], scorer: "Scorer", rendering: Rendering) -> list[Suspect]:
+def suspects(contents: Sequence[Content], scorer: "Scorer", rendering: Rendering, evidence: "Evidence | None" = None) -> list[Suspect]:
     """Return the blamed fields of each record, the heaviest first; shares of the positive rises in d, summing to 1.
 
     Empty where no field's absence would raise d. Of records with more fields than MOST_FIELDS the first are asked.
     """
     rendered = [render(content, rendering) for content in contents]
     asked = [(place, field) for place, each in enumerate(rendered) for field in each.fields[:MOST_FIELDS]]
-    texts = [rendered[place].text[: field.start] + rendered[place].text[field.end :] for place, field in asked]
-    encoded = scorer.encoder.encode(texts)
+    without = [rendered[place].text[: field.start] + rendered[place].text[field.end :] for place, field in asked]
+    encoded = scorer.encoder.encode([*[each.text for each in rendered], *without])
     fitting = [number for number, ids in enumerate(encoded) if ids]
     if not fitting:
         return [() for _ in contents]
     rewards_B2 = scorer.rewards([encoded[number] or [] for number in fitting])
-    rises: list[dict[str, float]] = [{} for _ in contents]
-    for number, (right, wrong) in zip(fitting, rewards_B2, strict=True):
-        place, field = asked[number]
-        rise = float(right - wrong) - d_held[place]
-        if rise > 0:
-            rises[place][field.path] = max(rise, rises[place].get(field.path, 0.0))
-    return [_shares(each) for each in rises]
+    d = {number: float(right - wrong) for number, (right, wrong) in zip(fitting, rewards_B2, strict=True)}
+    rises: list[dict[str, float]] = [{} if evidence is None else evidence.by_field(each) for each in rendered]
+    read: list[dict[str, float]] = [{} for _ in contents]
+    for number, (place, field) in enumerate(asked, start=len(rendered)):
+        if place in d and number in d:
+            rise = max(0.0, d[number] - d[place])
+            read[place][field.path] = max(rise, read[place].get(field.path, 0.0))
+    for place, of_text in enumerate(read):
+        for path, rise in of_text.items():
+            rises[place][path] = rises[place].get(path, 0.0) + rise
+    return [_shares({path: rise for path, rise in each.items() if rise > 0}) for each in rises]
 
 
 def _shares(rises: dict[str, float]) -> Suspect:

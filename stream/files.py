@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from foundation.errors import DataRefused
+from stream.json_stream import json_values
 
 KINDS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
@@ -30,7 +31,7 @@ def read_values(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             yield from _lines(file)
     elif kind == ".json":
-        for element in json_values(path.read_text(encoding="utf-8-sig"), path):
+        for _, element in json_values(path):
             yield as_value(element)
     elif kind == ".csv":
         yield from _csv_rows(path)
@@ -38,30 +39,6 @@ def read_values(path: Path) -> Iterator[bytes]:
         yield from (as_value(row) for row in parquet_rows(path))
     else:
         raise DataRefused(f"{path} is no {', '.join(KINDS)} file")
-
-
-def json_values(text: str, path: Path) -> Iterator[Any]:
-    """Yield the elements of JSON text: arrays (each element), objects one a line, or one after another with no comma.
-
-    Raises DataRefused with the line number where the text stops being JSON.
-    """
-    decoder = json.JSONDecoder()
-    place, end = 0, len(text)
-    while True:
-        while place < end and text[place] in " \t\r\n,\ufeff":
-            place += 1
-        if place == end:
-            return
-        try:
-            value, place = decoder.raw_decode(text, place)
-        except (json.JSONDecodeError, RecursionError) as error:
-            at = getattr(error, "pos", place)
-            line = text.count("\n", 0, at) + 1
-            raise DataRefused(f"{path}, line {line}: not JSON: {getattr(error, 'msg', 'nested too deep')}") from error
-        if isinstance(value, list):
-            yield from value
-        else:
-            yield value
 
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -66,19 +66,20 @@ class Judge:
 
     def decide(self, read: Read) -> list[Decision]:
         """Device half: 3c batches and 3d rewards, then 4 decisions."""
-        unread, violations, asked, encoded = read.readings
+        unread, violations, asked, encoded, evidence_K = read.readings
         judged: list[Judged] = [None] * len(unread)
         if self.model is None:
             return decide(unread, violations, judged, Calibration(), 0.0)
-        fitting, ids_fitting = [], []
-        for place, ids in zip(asked, encoded.split(), strict=True):
+        fitting, ids_fitting, said = [], [], []
+        for place, ids, evidence in zip(asked, encoded.split(), evidence_K.tolist(), strict=True):
             if ids is None:
                 judged[place] = TooLong(self.model.scorer.encoder.max_length)
             else:
                 fitting.append(place)
                 ids_fitting.append(ids)
-        for place, rewards in zip(fitting, self._remembered(ids_fitting, self.model.digest), strict=True):
-            judged[place] = rewards
+                said.append(evidence)
+        for place, rewards, evidence in zip(fitting, self._remembered(ids_fitting, self.model.digest), said, strict=True):
+            judged[place] = rewards.with_evidence(evidence) if evidence and isinstance(rewards, Rewards) else rewards
         decisions = decide(unread, violations, judged, self.model.calibration, self.model.threshold)
         if self._lotteries is not None:
             draws = self._lotteries.draws(read.decision_ids, decisions, self.model.threshold)
@@ -93,9 +94,8 @@ class Judge:
         if model is None or not held:
             return decisions
         contents = [content for place in held if (content := read.content(place)) is not None]
-        d_held = [rewards.d for place in held if (rewards := decisions[place].rewards) is not None]
         try:
-            found = suspects(contents, d_held, model.scorer, model.rendering)
+            found = suspects(contents, model.scorer, model.rendering, model.evidence)
         except Exception as error:  # noqa: BLE001 - a record is judged whether or not it can be explained
             log.warning("held records could not be explained", extra={"error": type(error).__name__})
             return decisions
@@ -150,7 +150,7 @@ def reader_of(settings: GateSettings, rules: Rules, model: "LiveModel | None") -
     """Return what reads for a model: its rendering and its encoder."""
     if model is None:
         return Reader(settings.format, rules)
-    return Reader(settings.format, rules, model.rendering, model.scorer.encoder.encode_flat)
+    return Reader(settings.format, rules, model.rendering, model.scorer.encoder.encode_flat, model.evidence)
 
 
 def encoder_minimum(model: "LiveModel") -> int:

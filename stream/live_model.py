@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple, cast
 
@@ -21,7 +21,9 @@ from model_registry.registry import Version
 from stream.config import GateSettings
 from stream.decide import Calibration
 from stream.encode import Encoder, Encoding
-from stream.render import Rendering
+from stream.evidence import Evidence, load_evidence
+from stream.records import Content
+from stream.render import Rendered, Rendering, render
 from stream.score import Scorer
 
 _WARM_UP_RECORDS = 32
@@ -42,6 +44,11 @@ class LiveModel(NamedTuple):
     calibration: Calibration
     threshold: float
     records_per_second: float
+    evidence: Evidence | None = None
+
+    def d_of(self, contents: Sequence[Content]) -> list[float | None]:
+        """Return raw d of records with what other records say of them, None of one that is longer than the model's maximum."""
+        return d_of(self.scorer, self.evidence, [render(content, self.rendering) for content in contents])
 
 
 def load_aside(
@@ -93,7 +100,20 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         Calibration(manifest.calibration.temperature, manifest.calibration.bias),
         round(threshold, 6),
         records_per_second,
+        load_evidence(version.directory),
     )
+
+
+def d_of(scorer: Scorer, evidence: Evidence | None, shown: Sequence[Rendered]) -> list[float | None]:
+    """Return raw d of rendered records with what other records say of them, None of one longer than the model's maximum."""
+    encoded = scorer.encoder.encode([record.text for record in shown])
+    fitting = [place for place, ids in enumerate(encoded) if ids is not None]
+    found: list[float | None] = [None] * len(shown)
+    if fitting:
+        rewards_B2 = scorer.rewards([encoded[place] or [] for place in fitting])
+        for place, (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
+            found[place] = right - wrong + (0.0 if evidence is None else evidence.of(shown[place]))
+    return found
 
 
 def _run_as(version: Version, scorer: Scorer, like: LiveModel, wanted: str) -> Scorer:

@@ -4,30 +4,35 @@ Enters: values. Leaves: Readings, in their order. Knows no reward and no thresho
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stream.decode import Format, decode, decode_value
+from stream.evidence import Evidence
 from stream.records import Content, Reason, Record, Unread, Violation
-from stream.render import Rendering, text_of
+from stream.render import Rendering, render, text_of
 from stream.rules import Rules
 from stream.tokenise import Encoded
 
 Encode = Callable[[Sequence[str]], Encoded]
+_NONE = np.zeros(0, dtype=np.float32)
 
 
 class Readings(NamedTuple):
     """What came of a batch of values.
 
-    unread: why a value cannot be read, None where it can. asked: the places of the records that a model must judge;
-    encoded: their token ids, left out where a record is longer than the model's maximum.
+    unread: why a value cannot be read, None where it can. asked: the places of the K records that a model must judge;
+    encoded: their token ids, left out where a record is longer than the model's maximum; evidence_K: what the version's
+    memory says for them, in nats, 0 without one.
     """
 
     unread: list[Unread | None]
     violations: list[tuple[Violation, ...]]
     asked: list[int]
     encoded: Encoded
+    evidence_K: NDArray[np.float32]
 
 
 class Read(NamedTuple):
@@ -47,8 +52,16 @@ class Read(NamedTuple):
 class Reader:
     """Stages 1 to 3b with their settings; without `encode` nothing is asked of a model."""
 
-    def __init__(self, form: Format, rules: Rules, rendering: Rendering = "fields@1", encode: Encode | None = None) -> None:
+    def __init__(
+        self,
+        form: Format,
+        rules: Rules,
+        rendering: Rendering = "fields@1",
+        encode: Encode | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
         """Take what does not change from batch to batch."""
+        self._evidence = evidence
         self._form = form
         self._rules = rules
         self._rendering = rendering
@@ -65,21 +78,26 @@ class Reader:
             if len(values) > 1:
                 middle = len(values) // 2
                 return _joined(self.read(values[:middle]), self.read(values[middle:]))
-            return Readings([Unread(Reason.SCORER_FAILED, f"{type(error).__name__}: {error}"[:500])], [()], [], Encoded.of([]))
+            return Readings([Unread(Reason.SCORER_FAILED, f"{type(error).__name__}: {error}"[:500])], [()], [], Encoded.of([]), _NONE)
 
     def _read(self, values: Sequence[bytes | None]) -> Readings:
         readings = decode(values, self._form)
         unread = [reading if type(reading) is Unread else None for reading in readings]
         violations = self._rules.check(readings)
         if self._encode is None:
-            return Readings(unread, violations, [], Encoded.of([]))
+            return Readings(unread, violations, [], Encoded.of([]), _NONE)
         asked = [
             place
             for place, broken in enumerate(violations)
             if unread[place] is None and not (broken and any(violation.is_error for violation in broken))
         ]
-        texts = [text_of(readings[place], self._rendering) for place in asked]  # type: ignore[arg-type]
-        return Readings(unread, violations, asked, self._encode(texts))
+        contents = [cast(Content, readings[place]) for place in asked]
+        if self._evidence is None:
+            texts = [text_of(content, self._rendering) for content in contents]
+            return Readings(unread, violations, asked, self._encode(texts), np.zeros(len(asked), dtype=np.float32))
+        shown = [render(content, self._rendering) for content in contents]
+        evidence_K = np.array([self._evidence.of(record) for record in shown], dtype=np.float32)
+        return Readings(unread, violations, asked, self._encode([record.text for record in shown]), evidence_K)
 
 
 def _joined(first: Readings, second: Readings) -> Readings:
@@ -89,4 +107,5 @@ def _joined(first: Readings, second: Readings) -> Readings:
         first.violations + second.violations,
         first.asked + [place + count for place in second.asked],
         Encoded(*(np.concatenate(both) for both in zip(first.encoded, second.encoded, strict=True))),
+        np.concatenate([first.evidence_K, second.evidence_K]),
     )

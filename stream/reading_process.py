@@ -1,9 +1,9 @@
 """Stages 1 to 3b in a process of their own: reading a record costs as much as routing it, and one interpreter has one lock.
 
     gate:    number, lengths_N, the values end to end                   -> process
-    process: number, asked_K, lengths_K, ids flat, what is odd as JSON  -> gate
+    process: number, asked_K, lengths_K, ids flat, evidence_K, what is odd as JSON  -> gate
 
-Numbers are int32; a length is LEFT_OUT where there is no value or the record is too long. Nothing is pickled. When the
+Numbers are int32, evidence float32; a length is LEFT_OUT where there is no value or the record is too long. Nothing is pickled. When the
 process fails, the gate reads the batch itself and starts another; nothing is lost.
 """
 
@@ -29,11 +29,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from foundation import logs
 from foundation.errors import WinnowError
 from stream.config import GateSettings
+from stream.evidence import Evidence
 from stream.read import Reader, Readings
 from stream.records import Reason, Unread, Violation
 from stream.render import Rendering
@@ -156,7 +158,7 @@ def _lengths_of(values: Sequence[bytes | None]) -> Ids:
 def _answer_of(connection: Connection, number: int, values: Sequence[bytes | None]) -> Readings:
     if not connection.poll(_ANSWER_SECONDS):
         raise TimeoutError(f"no answer in {_ANSWER_SECONDS:g} seconds")
-    answered, asked, lengths_K, flat, odd = _receive(connection)
+    answered, asked, lengths_K, flat, evidence, odd = _receive(connection)
     if _ids(answered).tolist() != [number]:
         raise ValueError(f"an answer to batch {_ids(answered).tolist()} where {number} was asked for")
     unread: list[Unread | None] = [None] * len(values)
@@ -166,10 +168,10 @@ def _answer_of(connection: Connection, number: int, values: Sequence[bytes | Non
         unread[place] = Unread(Reason(reason), detail)
     for place, broken in said["violations"]:
         violations[place] = tuple(Violation(*each) for each in broken)
-    return Readings(unread, violations, _ids(asked).tolist(), Encoded(_ids(flat), _ids(lengths_K)))
+    return Readings(unread, violations, _ids(asked).tolist(), Encoded(_ids(flat), _ids(lengths_K)), np.frombuffer(evidence, np.float32))
 
 
-def _send(connection: Connection, *parts: bytes | Ids) -> None:
+def _send(connection: Connection, *parts: bytes | Ids | NDArray[np.float32]) -> None:
     """Send one message of several parts; numbers come first, so that they stay aligned."""
     raw = [part if isinstance(part, bytes) else part.tobytes() for part in parts]
     connection.send_bytes(b"".join([np.array([len(raw), *map(len, raw)], dtype=np.int64).tobytes(), *raw]))
@@ -221,6 +223,7 @@ def _setup_of(settings: GateSettings, rules: Rules, model: "LiveModel | None") -
             "rendering": model.rendering,
             "tokenizer": encoder.backend.to_str(),
             "most_tokens": encoder.max_record_tokens,
+            "evidence": None if model.evidence is None else model.evidence.text,
         }
     return setup
 
@@ -232,7 +235,9 @@ def _reader(setup: dict[str, Any]) -> Reader:
     if setup["rendering"] is None:
         return Reader(setup["form"], rules)
     plain = PlainTokenizer(Tokenizer.from_str(setup["tokenizer"]))
-    return Reader(setup["form"], rules, cast(Rendering, setup["rendering"]), lambda texts: plain.encode(texts, int(setup["most_tokens"])))
+    evidence = None if setup["evidence"] is None else Evidence.from_text(setup["evidence"])
+    rendering = cast(Rendering, setup["rendering"])
+    return Reader(setup["form"], rules, rendering, lambda texts: plain.encode(texts, int(setup["most_tokens"])), evidence)
 
 
 def _answer(reader: Reader, connection: Connection, message: list[memoryview]) -> None:
@@ -244,12 +249,13 @@ def _answer(reader: Reader, connection: Connection, message: list[memoryview]) -
     for length in _ids(lengths).tolist():
         values.append(None if length == LEFT_OUT else whole[start : start + length])
         start += max(0, length)
-    unread, violations, asked, encoded = reader.read(values)
+    unread, violations, asked, encoded, evidence_K = reader.read(values)
     odd = {
         "unread": [(place, each.reason, each.detail) for place, each in enumerate(unread) if each is not None],
         "violations": [(place, list(map(list, broken))) for place, broken in enumerate(violations) if broken],
     }
-    _send(connection, _ids(number), np.array(asked, dtype=np.int32), encoded.lengths_N, encoded.flat, json.dumps(odd).encode())
+    numbers = _ids(number), np.array(asked, dtype=np.int32), encoded.lengths_N, encoded.flat, evidence_K
+    _send(connection, *numbers, json.dumps(odd).encode())
 
 
 def _take_in(connection: Connection, waiting: "SimpleQueue[list[memoryview] | None]") -> None:

@@ -84,6 +84,10 @@ class Rewards(NamedTuple):
         """Raw d = reward(right) - reward(wrong)."""
         return self.right - self.wrong
 
+    def with_evidence(self, nats: float) -> "Rewards":
+        """Return the rewards with so much more for right: half of it each way, so that d moves by all of it."""
+        return Rewards(self.right + nats / 2, self.wrong - nats / 2)
+
 
 class Lottery(StrEnum):
     """Which lottery drew a record for blind review: `flat` among all that a model judged, `extra` near the threshold."""

@@ -60,6 +60,27 @@ def render(content: Content, rendering: Rendering = "fields@1") -> Rendered:
     return Rendered(text, tuple(fields))
 
 
+def reread(text: str, like: Rendered) -> Rendered:
+    """Return a changed copy of a rendered record with the fields that it has now, found as those of `like` were."""
+    if not _is_lines(like):
+        return Rendered(text, tuple(_parts(text)))
+    fields: list[Field] = []
+    at = 0
+    for line in text.split("\n"):
+        path, colon, _ = line.partition(": ")
+        if colon:
+            fields.append(Field(path, at + len(path) + 2, at + len(line)))
+        elif fields:  # a line break that came in belongs to the value before it
+            fields[-1] = fields[-1]._replace(end=at + len(line))
+        at += len(line) + 1
+    return Rendered(text, tuple(fields))
+
+
+def _is_lines(record: Rendered) -> bool:
+    """Return whether a record was written as `path: value` lines."""
+    return all(record.text[: field.start].endswith(f"{field.path}: ") for field in record.fields)
+
+
 def leaves(data: Any) -> list[tuple[str, str]]:
     """Return (path, shown value) of every leaf, in order; line breaks are escaped so that no value can fake a field."""
     found: list[tuple[str, str]] = []

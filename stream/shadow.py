@@ -6,7 +6,6 @@ from stream.decide import ticket
 from stream.live_model import LiveModel
 from stream.read import Read
 from stream.records import Decision, Reason, Route
-from stream.render import text_of
 
 
 class Flips(NamedTuple):
@@ -32,16 +31,12 @@ class Shadow:
             for place, decision in enumerate(decisions)
             if decision.reason == Reason.MODEL and ticket(read.decision_ids[place], "shadow") < self._share
         ]
-        texts = [text_of(content, self.model.rendering) for place in drawn if (content := read.content(place)) is not None]
-        encoded = self.model.scorer.encoder.encode(texts)
-        fitting = [(place, ids) for place, ids in zip(drawn, encoded, strict=True) if ids is not None]
-        if not fitting:
-            return Flips()
-        rewards_B2 = self.model.scorer.rewards([ids for _, ids in fitting])
+        contents = [content for place in drawn if (content := read.content(place)) is not None]
+        found = [(place, d) for place, d in zip(drawn, self.model.d_of(contents), strict=True) if d is not None]
         to_clean = to_quarantine = 0
-        for (place, _), (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
-            is_clean = self.model.calibration.p_chosen(right - wrong) >= self.model.threshold
+        for place, d in found:
+            is_clean = self.model.calibration.p_chosen(d) >= self.model.threshold
             was_clean = decisions[place].route is Route.CLEAN
             to_clean += is_clean and not was_clean
             to_quarantine += was_clean and not is_clean
-        return Flips(len(fitting), to_clean, to_quarantine)
+        return Flips(len(found), to_clean, to_quarantine)

@@ -6,6 +6,7 @@ them, its unlabelled records. A CPU spends more than half of a training step in 
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,6 +14,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from foundation.errors import ModelRefused
+from stream.encode import Encoder
 
 
 class Base(NamedTuple):
@@ -56,3 +58,10 @@ def _load(place: Path | str, gguf_file: str | None) -> tuple[PreTrainedModel, Pr
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     return cast(PreTrainedModel, model), tokenizer
+
+
+def reader_of(name: str, words: tuple[str, str], max_length: int) -> Callable[[list[str]], list[bool]]:
+    """Return what says of texts whether a base, at most `max_length` tokens a chat, can read them whole. Raises ModelRefused."""
+    base = load_base(name)
+    encoder = Encoder(base.tokenizer, words, "chat@1", min(max_length, base.model.config.max_position_embeddings))
+    return lambda texts: [ids is not None for ids in encoder.encode(texts)]

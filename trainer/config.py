@@ -41,6 +41,8 @@ class TrainSettings(Table):
     """Seed of order, initialisation and contrastive pairs."""
     contrastive_per_verdict: Annotated[float, Field(ge=0)] = 6.0
     """Contrastive pairs from unlabelled records mixed in per verdict; verdicts alone destroy what the starter learned."""
+    evidence: bool = True
+    """Publish with a version what the unlabelled stream says of its own values, as counts; false leaves the model's text alone to judge."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of records, chosen by a hash of the record, that are never trained on."""
     cold_hold_share: Annotated[float, Field(gt=0, lt=1)] = 0.05

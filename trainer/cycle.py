@@ -23,6 +23,7 @@ from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
 from model_registry.report import Report
 from stream.encode import Encoder
+from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
 from trainer.bases import Base, load_base
@@ -32,14 +33,14 @@ from trainer.check import Finding
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
-from trainer.learned import SCORE_TOKENS, Learned, d_of
+from trainer.learned import SCORE_TOKENS, Learned, d_with
 from trainer.noise import Doubted, probability_of_verdicts, treat
 from trainer.pairs import RENDERING, encode_labelled
 from trainer.promote import conclude, finish_interrupted, newest_of_cycles
 from trainer.publish import Facts, publish
 from trainer.report import Before, Found, report_files, report_of
 from trainer.sort import Sorted, sort
-from trainer.train import checked, learn_from, sample_ids, words_of, workplace
+from trainer.train import checked, evidence_files, learn_from, sample_of, words_of, workplace
 from trainer.unlabelled import say_if_none, stream_of_cycle
 from trainer.verdicts import Settled, Snapshot, read_snapshot, settle
 
@@ -86,7 +87,7 @@ def run_cycle(
     with workplace(settings) as work:
         learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
         say_if_none(learned.contrastive, settings)
-        p_stream = learned.p_of(sample_ids(encoder, stream) or learned.train_set.ids)
+        p_stream = learned.p_of(sample_of(encoder, stream) or learned.train_set)
         wanted = right_held_threshold(p_stream, settings.right_held_share)
         certificate = _certificate(learned, sorted_.flat, p_stream, wanted.p_chosen, settings)
         threshold = _threshold(certificate, wanted)
@@ -201,7 +202,7 @@ def _certificate(
     """Certify on the flat draws; one that the model cannot read does not pass, as the gate would hold it."""
     encoded = encode_labelled([Labelled(each.content, each.is_right) for each in flat], learned.scorer.encoder, RENDERING)
     p_flat = np.full(len(flat), -1.0)
-    p_flat[encoded.places] = learned.p_of(encoded.ids)
+    p_flat[encoded.places] = learned.p_of(encoded)
     is_wrong = np.array([each.counts_as_wrong for each in flat], dtype=bool)
     return certify(p_flat, is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta, wanted)
 
@@ -236,13 +237,14 @@ def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str],
     """Return what the champion makes of the held-out records and of the stream, read as it reads them."""
     manifest = version.manifest
     scorer = load_scorer(version, pick_device(device), SCORE_TOKENS)
-    encoded = encode_labelled(records, scorer.encoder, cast(Rendering, manifest.rendering))
+    rendering, evidence = cast(Rendering, manifest.rendering), load_evidence(version.directory)
+    encoded = encode_labelled(records, scorer.encoder, rendering)
     # what it cannot read it holds, as the gate does
     d, p = np.full(len(records), -np.inf), np.zeros(len(records))
-    d[encoded.places] = d_of(scorer, encoded.ids)
+    d[encoded.places] = d_with(scorer, evidence, encoded)
     p[encoded.places] = p_of(d[encoded.places], manifest.calibration)
-    ids = sample_ids(scorer.encoder, stream)
-    p_stream = p_of(d_of(scorer, ids), manifest.calibration) if ids else np.zeros(0)
+    sample = sample_of(scorer.encoder, stream, rendering)
+    p_stream = np.zeros(0) if sample is None else p_of(d_with(scorer, evidence, sample), manifest.calibration)
     return Before(Judged(d, p, manifest.threshold.p_chosen), p_stream)
 
 
@@ -266,5 +268,5 @@ def _publish(
         None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},
         snapshot.digest,
     )  # fmt: skip
-    beside = report_files(report, registry.name)
+    beside = report_files(report, registry.name) | evidence_files(learned.evidence)
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)

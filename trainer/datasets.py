@@ -1,4 +1,4 @@
-"""Data sets in and out: the binary form and preference chats, as JSON arrays, JSON lines, comma-less objects, Parquet.
+"""What the rows of a data set mean: the binary form and preference chats.
 
     binary      {"address": "北京市海淀区学院路29号", "chosen": true}   or   {…, "rejected": true}
     preference  {"chosen": [{role, content}, …], "rejected": […], "score_chosen": 1, "score_rejected": 0}
@@ -12,12 +12,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from foundation.errors import DataRefused
-from stream.files import json_values, parquet_rows
+from trainer.dataset_files import Row, rows_of, write_rows
 
 TEXT_FIELD = "text"
+Form = Literal["binary", "preference"]
 
 
 class Labelled(NamedTuple):
@@ -42,36 +43,27 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(source: str, words: tuple[str, str]) -> list[Labelled]:
-    """Read a file, or `hub:OWNER/NAME`, in any of the forms. Raises DataRefused naming the file and the entry."""
-    if source.startswith("hub:"):
-        rows: Iterable[Any] = _hub_rows(source.removeprefix("hub:"))
-        path = Path(source)
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise DataRefused(f"the data file {path} does not exist")
-        rows = _present(parquet_rows(path)) if path.suffix.lower() == ".parquet" else _json_rows(path)
-    found = [_labelled(row, words, f"{path}, entry {number}") for number, row in enumerate(rows, start=1)]
+    """Read a whole data set (see `labelled_of`). Raises DataRefused naming the file and the line, or that it is empty."""
+    found = list(labelled_of(source, words))
     if not found:
-        raise DataRefused(f"{path} holds no labelled record")
+        raise DataRefused(f"{source} holds no labelled record")
     return found
 
 
-def write_labelled(records: Sequence[Labelled], path: Path, form: str, words: tuple[str, str]) -> None:
-    """Write as `binary` or `preference`; the suffix says how: .json one array, .jsonl lines, .parquet."""
-    rows = [as_binary(record) if form == "binary" else as_preference(record, words) for record in records]
-    if path.suffix == ".parquet":
-        import pyarrow as pa  # noqa: PLC0415
-        import pyarrow.parquet as pq  # noqa: PLC0415
+def labelled_of(source: str, words: tuple[str, str], split: str | None = None) -> Iterator[Labelled]:
+    """Yield the labelled records of a file, a directory or `hub:OWNER/NAME`, one in memory at a time. Raises DataRefused."""
+    for row in rows_of(source, split):
+        yield labelled(row, words)
 
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in columns}), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    else:
-        raise DataRefused(f"{path}: data sets are written as .json, .jsonl or .parquet")
+
+def write_labelled(records: Sequence[Labelled], path: Path, form: Form, words: tuple[str, str]) -> None:
+    """Write as `binary` or `preference`; the suffix says how: .json one array, .jsonl lines, .parquet. Raises DataRefused."""
+    write_rows([as_row(record, form, words) for record in records], path)
+
+
+def as_row(record: Labelled, form: Form, words: tuple[str, str]) -> dict[str, Any]:
+    """Return a record as a row of that form."""
+    return as_binary(record) if form == "binary" else as_preference(record, words)
 
 
 def as_preference(record: Labelled, words: tuple[str, str]) -> dict[str, Any]:
@@ -120,29 +112,9 @@ def digest_of_data(records: Iterable[Labelled]) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _json_rows(path: Path) -> Iterator[Any]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataRefused(f"{path} is not UTF-8: byte {error.start}") from error
-    return json_values(text, path)
-
-
-def _present(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Drop empty cells: a table has every column in every row, records have only their own fields."""
-    return ({name: value for name, value in row.items() if value is not None} for row in rows)
-
-
-def _hub_rows(name: str) -> Iterator[Any]:
-    from datasets import load_dataset  # noqa: PLC0415
-
-    try:
-        yield from load_dataset(name, split="train")
-    except Exception as error:  # the hub raises what its client raises
-        raise DataRefused(f"hub:{name} cannot be loaded: {str(error).splitlines()[0][:200]}") from error
-
-
-def _labelled(row: Any, words: tuple[str, str], where: str) -> Labelled:
+def labelled(given: Row, words: tuple[str, str]) -> Labelled:
+    """Return what a row says. Raises DataRefused with its place where it says nothing or two things."""
+    where, row = given
     if not isinstance(row, dict):
         raise DataRefused(f"{where}: {type(row).__name__} instead of an object with `chosen` or `rejected`")
     chosen, rejected = row.get("chosen"), row.get("rejected")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model_registry.manifest import Calibration
+from stream.evidence import Evidence
 from stream.score import Scorer
 from trainer.calibrate import p_of
 from trainer.pairs import Encoded
@@ -27,6 +28,7 @@ class Learned(NamedTuple):
     d_test: np.ndarray
     calibration: Calibration
     metrics: dict[str, float]
+    evidence: Evidence | None = None
 
     @property
     def test_is_right(self) -> np.ndarray:
@@ -43,9 +45,9 @@ class Learned(NamedTuple):
         """How many records of the stream each held-out one stands for."""
         return np.array([record.weight for record in self.test_set.records])
 
-    def p_of(self, ids: list[list[int]]) -> np.ndarray:
+    def p_of(self, encoded: Encoded) -> np.ndarray:
         """Return the calibrated p_chosen of records."""
-        return p_of(d_of(self.scorer, ids), self.calibration) if ids else np.zeros(0)
+        return p_of(d_with(self.scorer, self.evidence, encoded), self.calibration)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -58,6 +60,14 @@ def d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:
     rewards_B2 = scorer.rewards(ids)
     d: np.ndarray = rewards_B2[:, 0] - rewards_B2[:, 1]
     return d
+
+
+def d_with(scorer: Scorer, evidence: Evidence | None, encoded: Encoded) -> np.ndarray:
+    """Return raw d of every record with what other records say of it."""
+    if not encoded.ids:
+        return np.zeros(0)
+    d = d_of(scorer, encoded.ids)
+    return d if evidence is None else d + np.array([evidence.of(record) for record in encoded.shown])
 
 
 def _counts(train_set: Encoded, test_set: Encoded, contrastive: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from stream.decode import decode_value
 from stream.encode import Encoder
 from stream.files import read_values
 from stream.records import Content
-from stream.render import Rendered, Rendering, render, text_of
+from stream.render import Rendered, Rendering, render
 from stream.tail import read_topic
 from trainer.corrupt import Corrupter
 from trainer.datasets import Labelled
@@ -34,9 +34,10 @@ class Pair(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Labelled records as ids, with their places among those given; what is unreadable or too long is only counted."""
+    """Labelled records as ids and as they are shown, with their places among those given; what is unreadable or too long is counted."""
 
     ids: list[list[int]]
+    shown: list[Rendered]
     records: list[Labelled]
     places: list[int]
     unreadable: int
@@ -47,11 +48,14 @@ def encode_labelled(records: Sequence[Labelled], encoder: Encoder, rendering: Re
     """Read, render and encode labelled records as the gate would."""
     readings = [decode_value(record.content.encode("utf-8", "replace"), "auto") for record in records]
     readable = [(place, reading) for place, reading in enumerate(readings) if isinstance(reading, Content)]
-    encoded = encoder.encode([text_of(reading, rendering) for _, reading in readable])
-    kept = [(place, ids) for (place, _), ids in zip(readable, encoded, strict=True) if ids is not None]
-    places = [place for place, _ in kept]
+    shown = [render(reading, rendering) for _, reading in readable]
+    encoded = encoder.encode([record.text for record in shown])
+    kept = [(place, ids, record) for (place, _), ids, record in zip(readable, encoded, shown, strict=True) if ids is not None]
+    places = [place for place, _, _ in kept]
     unreadable, too_long = len(records) - len(readable), len(readable) - len(kept)
-    return Encoded([ids for _, ids in kept], [records[place] for place in places], places, unreadable, too_long)
+    return Encoded(
+        [ids for _, ids, _ in kept], [record for _, _, record in kept], [records[place] for place in places], places, unreadable, too_long
+    )
 
 
 def verdict_pairs(encoded: Encoded, encoder: Encoder) -> list[Pair]:

@@ -20,21 +20,25 @@ from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
 from stream.encode import ENCODINGS, Encoder, Encoding
+from stream.evidence import EVIDENCE_FILE, Evidence
+from stream.render import Rendering
 from stream.score import Scorer, refuse_windows
 from trainer.bases import Base, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
-from trainer.learned import SCORE_TOKENS, Learned, d_of
-from trainer.pairs import RENDERING, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
+from trainer.learned import SCORE_TOKENS, Learned, d_with
+from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
 from trainer.processes import train
 from trainer.promote import announce
 from trainer.publish import Facts, publish
 from trainer.report import report_files, report_of_data
 from trainer.unlabelled import say_if_none, unlabelled_of
+from trainer.weigh import Said, weigh
 
 MOST_SCORED = 2_000
+SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
 _WORK = "winnow-train-"
 
 
@@ -80,13 +84,18 @@ def learn_from(
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
-    d_test = d_of(scorer, test_set.ids)
+    evidence = None
+    if settings.evidence:
+        sure = [(shown, each) for shown, each in zip(train_set.shown, train_set.records, strict=True) if each.doubt < SURE_BELOW]
+        said = [Said(shown, each.is_right, each.weight * (1 - 2 * each.doubt)) for shown, each in sure]
+        evidence = weigh(rendered(stream, RENDERING), free, said, settings.seed)
+    d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])
     metrics = dict(trained.metrics)
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
-    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics)
+    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics, evidence)
 
 
 def checked(learn: list[Labelled], held_out: list[Labelled], settings: TrainSettings) -> list[Finding]:
@@ -121,7 +130,7 @@ def _publish_trained(
     findings = checked(learn, test, settings)
     learned = learn_from(base, encoder, learn, test, stream, settings, work)
     say_if_none(learned.contrastive, settings)
-    p_stream = learned.p_of(sample_ids(encoder, stream) or learned.train_set.ids)
+    p_stream = learned.p_of(sample_of(encoder, stream) or learned.train_set)
     threshold = right_held_threshold(p_stream, settings.right_held_share)
     digest = digest_of_data(labelled)
     report = report_of_data(learned, threshold, p_stream, findings, digest)
@@ -130,6 +139,7 @@ def _publish_trained(
         settings.model_dump(mode="json", exclude={"work_directory"}), digest, learned.counts,
     )  # fmt: skip
     beside = report_files(report, registry.name)
+    beside |= evidence_files(learned.evidence)
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
 
 
@@ -140,16 +150,18 @@ def _publish_cold(
     if not base.has_head:
         raise ModelRefused(f"{base.name} has no trained reward head; give labelled records with --data")
     scorer = Scorer(base.model.eval(), encoder, SCORE_TOKENS)
-    ids = sample_ids(encoder, stream)
-    if not ids:
+    sample = sample_of(encoder, stream)
+    if sample is None:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
     calibration = Calibration()
-    threshold = cold_threshold(p_of(d_of(scorer, ids), calibration), settings.cold_hold_share)
+    shown = rendered(stream, RENDERING)
+    evidence = weigh(shown, shown, [], settings.seed) if settings.evidence else None
+    threshold = cold_threshold(p_of(d_with(scorer, evidence, sample), calibration), settings.cold_hold_share)
     facts = Facts(
         base.name, "starter", words, RENDERING, "chat@1", calibration, threshold, {},
-        settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(ids)},
+        settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(sample.ids)},
     )  # fmt: skip
-    return publish(registry, base.model, base.tokenizer, scorer, facts, work)
+    return publish(registry, base.model, base.tokenizer, scorer, facts, work, beside=evidence_files(evidence))
 
 
 def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, template: str) -> Version:
@@ -187,10 +199,16 @@ def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
     return settings.verdict_words
 
 
-def sample_ids(encoder: Encoder, stream: list[str]) -> list[list[int]]:
-    """Return the ids of an even sample of the stream, as many as a threshold needs."""
+def sample_of(encoder: Encoder, stream: list[str], rendering: Rendering = RENDERING) -> Encoded | None:
+    """Return an even sample of the stream, as many records as a threshold needs; None where none can be read."""
     step = max(1, len(stream) // MOST_SCORED)
-    return [ids for ids in encoder.encode([r.text for r in rendered(stream[::step], RENDERING)]) if ids is not None]
+    sample = encode_labelled([Labelled(content, True) for content in stream[::step]], encoder, rendering)
+    return sample if sample.ids else None
+
+
+def evidence_files(evidence: Evidence | None) -> dict[str, str]:
+    """Return the file that a version keeps of its evidence, by name."""
+    return {} if evidence is None else {EVIDENCE_FILE: evidence.text}
 
 
 @contextmanager

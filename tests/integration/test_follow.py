@@ -126,8 +126,8 @@ def test_the_challenger_scores_in_shadow(versions: SimpleNamespace) -> None:
     read = taken.judge.read([Record("t", 0, n, 1, None, twin.value, []) for n, twin in enumerate(twins)])
     decisions = taken.judge.decide(read)
     flips = taken.shadow.compare(read, decisions)
-    ids = [i for i in read.readings.encoded.split() if i is not None]
-    other = [taken.shadow.model.calibration.p_chosen(float(r - w)) for r, w in taken.shadow.model.scorer.rewards(ids)]
+    contents = [content for place in range(len(twins)) if (content := read.content(place)) is not None]
+    other = [taken.shadow.model.calibration.p_chosen(d) for d in taken.shadow.model.d_of(contents) if d is not None]
     assert flips.records == sum(d.p_chosen is not None for d in decisions)
     assert flips.to_clean == sum(
         p >= taken.shadow.model.threshold and d.route == "quarantine" for p, d in zip(other, decisions, strict=True)
@@ -263,9 +263,7 @@ def test_a_refused_audit_copy_leaves_its_record_clean(
 def test_suspects_are_fields_whose_absence_would_help(versions: SimpleNamespace) -> None:
     model = load_live_model(versions.registry.verified(str(versions.numbers["a"])), GateSettings())
     contents = [decode_value(twin.value, "auto") for twin in take(6, 2, unreadable_share=0.0)]
-    ids = model.scorer.encoder.encode([text for content in contents for text in [_text(content)]])
-    rewards_B2 = model.scorer.rewards([each or [] for each in ids])
-    found = suspects(contents, [float(r - w) for r, w in rewards_B2], model.scorer, model.rendering)  # type: ignore[arg-type]
+    found = suspects(contents, model.scorer, model.rendering, model.evidence)  # type: ignore[arg-type]
     assert len(found) == len(contents)
     assert any(found)
     for each in found:
@@ -300,9 +298,3 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
         load_lotteries(GateSettings(audit_key_file=path))
     with pytest.raises(SettingInvalid, match="cannot be read"):
         load_lotteries(GateSettings(audit_key_file=tmp_path / "none"))
-
-
-def _text(content: object) -> str:
-    from stream.render import text_of
-
-    return text_of(content)  # type: ignore[arg-type]

@@ -18,9 +18,15 @@ from model_registry.config import RegistrySettings
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_JSON
 from stream.config import GateSettings, KafkaSettings
+from stream.decode import decode_value
+from stream.evidence import EVIDENCE_FILE
+from stream.judge import Judge
 from stream.live_model import load_live_model, load_scorer
-from stream.render import Rendered
+from stream.records import Content
+from stream.render import Rendered, render
+from stream.rules import Rules
 from stream.score import reference_rewards
+from stream.score_file import judge_values
 from tests.conftest import WORDS
 from trainer.calibrate import cold_threshold, fit, right_held_threshold
 from trainer.config import TrainSettings
@@ -104,6 +110,24 @@ def test_one_pass_over_a_pair_has_the_loss_and_gradient_of_two_plain_chats(atten
     assert of_plain.keys() == of_one.keys()
     for name, gradient in of_plain.items():
         assert torch.allclose(gradient, of_one[name], atol=1e-6), name
+
+
+def test_what_other_records_say_is_part_of_the_rewards(tables: Any, starter_directory: Path, verdicts: Path) -> None:
+    settings = TrainSettings(epochs=1, contrastive_per_verdict=2)
+    told = train_and_publish(tables, settings, str(starter_directory), str(verdicts), None)
+    alone = train_and_publish(tables, settings.model_copy(update={"evidence": False}), str(starter_directory), str(verdicts), None)
+    registry = Registry(tables.registry)
+    assert EVIDENCE_FILE in told.manifest.files
+    assert EVIDENCE_FILE not in alone.manifest.files
+    gate = GateSettings(explain=False, precision="float32")
+    live, text_alone = (load_live_model(registry.verified(version.label), gate) for version in (told, alone))
+    values = [twin.value for twin in take(60, 77, unreadable_share=0.0)]
+    contents = [content for value in values if isinstance(content := decode_value(value, "auto"), Content)]
+    evidence = [live.evidence.of(render(content)) for content in contents]  # type: ignore[union-attr]
+    assert live.d_of(contents) == pytest.approx([d + e for d, e in zip(text_alone.d_of(contents), evidence, strict=True)], abs=1e-3)  # type: ignore[operator]
+    rows = [decision for _, _, decision in judge_values(values, Judge(gate, Rules(), live))]
+    assert [row.rewards.d for row in rows] == pytest.approx(live.d_of(contents), abs=1e-3)  # type: ignore[union-attr]
+    assert [row.p_chosen for row in rows] == [live.calibration.p_chosen(row.rewards.d) for row in rows]  # type: ignore[union-attr]
 
 
 def test_two_processes_share_one_training(tables: Any, starter_directory: Path, verdicts: Path) -> None:

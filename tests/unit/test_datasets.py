@@ -56,7 +56,7 @@ def test_margins_are_score_differences(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ('[{"a": 1, "chosen": true},\n {"a": 2, "chosen": tru}]', "line 2"),
-        ('[{"a": 1}]', "entry 1: neither"),
+        ('[{"a": 1}]', "line 1: neither"),
         ('[{"a": 1, "chosen": true, "rejected": true}]', "both true"),
         ("[]", "holds no labelled record"),
         ("[3]", "int instead of an object"),

@@ -22,8 +22,11 @@ from stream.encode import Encoder
 from stream.judge import reader_of
 from stream.read import Reader, Readings
 from stream.reading_process import ReadingProcess
+from stream.records import Content
+from stream.render import render
 from stream.rules import Rules
 from tests.conftest import WORDS
+from trainer.weigh import weigh
 
 ODD = [
     None,
@@ -41,7 +44,10 @@ ODD = [
 @pytest.fixture(scope="module")
 def parts(starter_directory: Path) -> SimpleNamespace:
     encoder = Encoder(AutoTokenizer.from_pretrained(starter_directory / "reward"), WORDS, "chat@1", 512)
-    model = SimpleNamespace(rendering="fields@1", scorer=SimpleNamespace(encoder=encoder))
+    stream = [render(Content(True, {"phone": f"1380000{number:04}", "a": number % 7})) for number in range(80)]
+    evidence = weigh(stream, stream, [], 0)
+    assert evidence is not None
+    model = SimpleNamespace(rendering="fields@1", scorer=SimpleNamespace(encoder=encoder), evidence=evidence)
     settings, rules = GateSettings(), Rules.load(RULES)
     here = reader_of(settings, rules, model)  # type: ignore[arg-type]
     return SimpleNamespace(settings=settings, rules=rules, model=model, here=here)
@@ -67,13 +73,18 @@ def process_alone(parts: SimpleNamespace) -> ReadingProcess:
 
 def same(one: Readings, other: Readings) -> bool:
     numbers = zip(one.encoded, other.encoded, strict=True)
-    return one[:3] == other[:3] and all(np.array_equal(mine, theirs) for mine, theirs in numbers)
+    return (
+        one[:3] == other[:3]
+        and all(np.array_equal(mine, theirs) for mine, theirs in numbers)
+        and np.array_equal(one.evidence_K, other.evidence_K)
+    )
 
 
 def test_it_reads_as_the_reader_does(parts: SimpleNamespace) -> None:
     elsewhere = process_alone(parts)
     values = [*ODD, *(twin.value for twin in take(300, 3))]
     assert same(elsewhere.read(values), parts.here.read(values))
+    assert len(set(elsewhere.read(values).evidence_K.tolist())) > 3, "what other records say comes with the ids"
     assert same(elsewhere.read([]), parts.here.read([]))
     assert same(elsewhere.read([None]), parts.here.read([None]))
     assert same(elsewhere.read([b"y" * 3_000_000]), parts.here.read([b"y" * 3_000_000]))

@@ -1,0 +1,92 @@
+"""Stage 3d, second voice: what other records of the stream say for or against a record, in nats, added to d.
+
+Enters: rendered records. Leaves: evidence_N; > 0 speaks for right. The transformer reads a record by itself; a version's
+memory (stream/memory.py) knows the others. Both are log-odds of the same question from different sources, so they add up:
+r(正确) + e/2 and r(错误) - e/2 are the rewards of the version, and P(chosen) is still the softmax of two rewards. The
+weights are a logistic regression (trainer/weigh.py), as training on pairs is one on d.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import ModelRefused
+from stream.memory import Memory, Seen
+from stream.render import Rendered
+
+EVIDENCE_FILE = "evidence.json"
+ANY = "*"
+_FORMAT = 1
+
+
+class Evidence:
+    """A memory and what each of its signs weighs."""
+
+    def __init__(self, memory: Memory, weights: Mapping[str, float], bias: float) -> None:
+        """weights: nats by sign (see `signs_of`); bias: nats of a record without any sign."""
+        self._memory = memory
+        self._weights = dict(weights)
+        self._bias = bias
+
+    @cached_property
+    def text(self) -> str:
+        """What a version keeps, as JSON."""
+        state = {"format": _FORMAT, "weights": self._weights, "bias": self._bias, "memory": self._memory.as_state()}
+        return json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+
+    def of(self, record: Rendered) -> float:
+        """Return the evidence of one record, in nats; > 0 speaks for right."""
+        seen, shape = self._memory.look(record)
+        weights = self._weights
+        return self._bias + sum(weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
+
+    def by_field(self, record: Rendered) -> dict[str, float]:
+        """Return how much more would speak for a record if a field were like those of others, for each path, in nats."""
+        seen, shape = self._memory.look(record)
+        whole = self._sum(seen, shape)
+        return {each.path: self._sum([_usual(other) if other is each else other for other in seen], shape) - whole for each in seen}
+
+    def _sum(self, seen: Sequence[Seen], shape: int) -> float:
+        return sum(self._weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
+
+    @classmethod
+    def from_text(cls, text: str) -> "Evidence":
+        """Return what `text` was. Raises ModelRefused."""
+        try:
+            state: dict[str, Any] = json.loads(text)
+            if state["format"] != _FORMAT:
+                raise ModelRefused(f"{EVIDENCE_FILE} has format {state['format']}; this winnow reads {_FORMAT}")
+            return cls(Memory(state["memory"]), state["weights"], float(state["bias"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelRefused(f"{EVIDENCE_FILE} cannot be read: {error!r}") from error
+
+
+def load_evidence(directory: Path) -> Evidence | None:
+    """Return the evidence of a version; None where it has none, as an imported checkpoint. Raises ModelRefused."""
+    path = directory / EVIDENCE_FILE
+    return Evidence.from_text(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
+    """Return the signs of a record: per path, in how many fields, and whether in any; a level counts as all below it, too."""
+    found: dict[str, float] = {}
+    for each in seen:
+        for name, level in (("rare", each.rare), ("odd", each.odd), ("apart", each.apart or 0), ("unusual", each.unusual)):
+            for reached in range(1, level + 1):
+                found[f"{each.path}|{name}|{reached}"] = 1.0
+                fields = f"{ANY}fields|{name}|{reached}"
+                found[fields] = found.get(fields, 0.0) + 1.0
+                found[f"{ANY}|{name}|{reached}"] = 1.0
+        if each.is_empty:
+            found[f"{each.path}|empty"] = 1.0
+            found[f"{ANY}fields|empty"] = found.get(f"{ANY}fields|empty", 0.0) + 1.0
+        found[f"{each.path}|there"] = 1.0
+    for reached in range(1, shape + 1):
+        found[f"{ANY}|shape|{reached}"] = 1.0
+    return found
+
+
+def _usual(seen: Seen) -> Seen:
+    return Seen(seen.path, 0, 0, None if seen.apart is None else 0, 0, is_empty=False)

@@ -1,0 +1,132 @@
+"""`winnow data`: forms and sizes, what the check says, parts that never leak, graded answers."""
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from foundation.errors import DataRefused
+from tests.conftest import WORDS
+from trainer.check import Checker
+from trainer.data import convert, look, split, stats
+from trainer.datasets import Labelled, read_labelled, write_labelled
+from winnow import app
+
+RECORDS = [Labelled(f"王伟{n},北京市朝阳区和平路{n}号", n % 3 > 0) for n in range(300)]
+
+
+def written(path: Path, records: list[Labelled] = RECORDS, form: str = "binary") -> str:
+    write_labelled(records, path, form, WORDS)  # type: ignore[arg-type]
+    return str(path)
+
+
+@pytest.mark.parametrize("first", [".json", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("second", [".json", ".jsonl", ".parquet"])
+def test_every_form_becomes_every_other_and_comes_back(tmp_path: Path, first: str, second: str) -> None:
+    source = written(tmp_path / f"a{first}")
+    assert convert(source, tmp_path / f"b{second}", "preference", WORDS) == len(RECORDS)
+    assert convert(str(tmp_path / f"b{second}"), tmp_path / f"c{first}", "binary", WORDS) == len(RECORDS)
+    assert read_labelled(str(tmp_path / f"c{first}"), WORDS) == RECORDS
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".json"])
+def test_a_large_file_is_converted_in_little_memory(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"large{kind}"
+    row = json.dumps({"text": "x" * 1_000, "chosen": True})
+    with path.open("w") as file:
+        file.write("[" if kind == ".json" else "")
+        for number in range(20_000):
+            file.write((("," if number and kind == ".json" else "") + row) + "\n")
+        file.write("]" if kind == ".json" else "")
+    tracemalloc.start()
+    assert convert(str(path), tmp_path / "out.jsonl", "preference", WORDS) == 20_000
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size > 20_000_000
+    assert most < 12_000_000
+
+
+def test_a_failed_conversion_leaves_nothing_behind(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"a": 1, "chosen": true}\n{"a": 2}\n')
+    with pytest.raises(DataRefused, match=r"a\.jsonl, line 2: neither"):
+        convert(str(source), tmp_path / "b.json", "binary", WORDS)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a.jsonl"]
+    mixed = written(tmp_path / "m.jsonl", [Labelled('{"a":1}', True), Labelled('{"a":"x"}', False)])
+    with pytest.raises(DataRefused, match=r"write \.jsonl"):
+        convert(mixed, tmp_path / "m.parquet", "binary", WORDS)
+
+
+def test_graded_answers_become_pairs_with_margins(tmp_path: Path) -> None:
+    source = tmp_path / "graded.jsonl"
+    rows = [
+        {"prompt": "p", "answers": [{"content": "A", "score": 2}, {"content": "B", "score": 3.5}, {"content": "C", "score": 2}]},
+        {"prompt": "q", "answers": ["B", "A", "C"]},
+    ]
+    source.write_text("\n".join(json.dumps(row) for row in rows))
+    assert convert(str(source), tmp_path / "pairs.json", "preference", WORDS) == 5
+    pairs = json.loads((tmp_path / "pairs.json").read_text())
+    told = [(each["chosen"][1]["content"], each["rejected"][1]["content"], each["margin"]) for each in pairs]
+    assert told == [("B", "A", 1.5), ("B", "C", 1.5), ("B", "A", 1.0), ("B", "C", 2.0), ("A", "C", 1.0)]
+    with pytest.raises(DataRefused, match="no binary form"):
+        convert(str(source), tmp_path / "x.json", "binary", WORDS)
+    source.write_text('{"prompt": "p", "answers": [1]}')
+    with pytest.raises(DataRefused, match="line 1: an answer is text"):
+        convert(str(source), tmp_path / "x.json", "preference", WORDS)
+
+
+def test_the_check_counts_what_it_cannot_read_and_what_is_too_long(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text("".join(json.dumps({"text": f"record {n} {'x' * n}", "chosen": n % 2 == 0}) + "\n" for n in range(60)) + '{"a": 1}\n')
+    checker, findings = look(str(source), WORDS, None, 0.2, lambda texts: [len(text) < 61 for text in texts])
+    assert checker.records == 60
+    assert {f.name: f.sentence for f in findings} == {
+        "unreadable": f"1 entries cannot be read, the first: {source}, line 61: neither `chosen`/`rejected` true or false nor two chats",
+        "too-long": "9 of 60 records are longer than the model's maximum: not trained on, and held by the gate",
+    }
+
+
+def test_the_check_sees_what_only_spaces_and_case_tell_apart() -> None:
+    checker = Checker()
+    for number in range(100):
+        checker.add(f"Sensor {number // 2}{' ' * (number % 2)}: ok", number % 3 == 0, held_out=False)
+    assert [f.name for f in checker.findings()] == ["near-duplicates"]
+
+
+def test_a_test_part_that_leaks_is_refused(tmp_path: Path) -> None:
+    train, test = written(tmp_path / "train.jsonl", RECORDS[:200]), written(tmp_path / "test.jsonl", RECORDS[190:])
+    done = CliRunner().invoke(app, ["data", "check", train, "--test", test])
+    assert "10 held-out records are among those to learn from" in done.stdout
+    assert isinstance(done.exception, DataRefused)
+    done = CliRunner().invoke(app, ["data", "check", train])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout.splitlines()[-1])["records"] == 200
+
+
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+def test_parts_are_loaded_by_datasets_and_never_leak(tmp_path: Path, kind: str) -> None:
+    from datasets import load_dataset
+
+    out = tmp_path / "set"
+    counts = split(written(tmp_path / "a.json"), out, 0.2, "preference", kind, WORDS)
+    assert sum(counts.values()) == len(RECORDS)
+    loaded = load_dataset(str(out), cache_dir=str(tmp_path / "cache"))
+    assert {name: len(part) for name, part in loaded.items()} == counts
+    contents = {name: {row["chosen"][0]["content"] for row in part} for name, part in loaded.items()}
+    assert not contents["train"] & contents["test"]
+    assert sorted(read_labelled(str(out), WORDS)) == sorted(RECORDS)
+    card = (out / "README.md").read_text()
+    assert f"| train | {counts['train']} |" in card
+    with pytest.raises(DataRefused, match="is not empty"):
+        split(str(out), out, 0.2, "preference", kind, WORDS)
+
+
+def test_stats_count(tmp_path: Path) -> None:
+    rows = [Labelled('{"a":1,"b":"x"}', True), Labelled('{"a":1,"b":"x"}', True), Labelled('{"a":2}', False, 0.9, 0.4)]
+    found = stats(written(tmp_path / "a.jsonl", rows, "preference"), WORDS)
+    assert (found.records, found.right, found.wrong, found.distinct) == (3, 2, 1, 2)
+    assert found.margins == {"1": 2, "0.5": 1}
+    assert found.fields == {"a": 3, "b": 2}
+    assert found.characters["most"] == len("a: 1\nb: x")

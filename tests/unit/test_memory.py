@@ -1,0 +1,132 @@
+"""What a stream says of its own records: rare values, odd patterns, values that do not go with the others."""
+
+import json
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from foundation.errors import ModelRefused
+from stream.evidence import Evidence, signs_of
+from stream.memory import Memory, Seen
+from stream.records import Content
+from stream.render import Rendered, render, reread
+from trainer.corrupt import Corrupter
+from trainer.weigh import Said, weigh
+
+CITIES = {"北京": "1000", "上海": "2000", "广州": "5100"}
+
+
+def record(city: str, postcode: str, name: str) -> Rendered:
+    return render(Content(True, {"city": city, "postcode": postcode, "name": name}))
+
+
+def stream(count: int = 600, seed: int = 0) -> list[Rendered]:
+    rng = Random(seed)
+    found = []
+    for _ in range(count):
+        city = rng.choice(list(CITIES))
+        found.append(record(city, f"{CITIES[city]}{rng.randrange(30):02}", f"name{rng.randrange(10**6)}"))
+    return found
+
+
+def seen_of(memory: Memory, shown: Rendered, path: str, source: Rendered | None = None) -> Seen:
+    [found] = [seen for seen in memory.look(shown, source)[0] if seen.path == path]
+    return found
+
+
+def test_values_that_go_together_are_usual_and_others_were_never_seen() -> None:
+    memory = Memory.of(stream())
+    right, wrong = record("北京", "100007", "new"), record("北京", "510007", "new")
+    assert (seen_of(memory, right, "city").apart or 0) <= 1
+    assert seen_of(memory, wrong, "city").apart == 4
+    assert seen_of(memory, wrong, "postcode").apart == 4
+    assert seen_of(memory, wrong, "postcode").unusual > seen_of(memory, right, "postcode").unusual
+
+
+def test_a_new_name_is_nothing_new_but_a_new_city_is() -> None:
+    memory = Memory.of(stream())
+    assert seen_of(memory, record("北京", "100007", "name123456"), "name").rare == 0
+    assert seen_of(memory, record("北亰", "100007", "name123456"), "city").rare == 4
+    assert seen_of(memory, record("北京", "1000O7", "name123456"), "postcode").odd == 4
+
+
+def test_fields_that_are_missing_or_new_show_in_the_shape() -> None:
+    memory = Memory.of(stream())
+    assert memory.look(record("北京", "100007", "x"))[1] == 0
+    assert memory.look(render(Content(True, {"city": "北京", "name": "x"})))[1] == 4
+    assert seen_of(memory, render(Content(True, {"town": "北京"})), "town").rare == 4
+
+
+def test_a_record_of_the_stream_is_looked_at_without_itself() -> None:
+    alone = record("北亰", "100007", "name1")
+    known, unknown = Memory.of([*stream(), alone, alone]), Memory.of(stream())
+    assert known.look(alone) == unknown.look(alone)
+    copy = record("北亰", "100008", "name1")
+    assert seen_of(known, copy, "city", alone) == seen_of(unknown, copy, "city"), "of a copy its source is left out"
+
+
+def test_no_value_is_kept_as_it_is() -> None:
+    text = weigh(stream(), stream(), [], 0).text  # type: ignore[union-attr]
+    assert "city" in text
+    assert not any(value in text for value in ["北京", "上海", "1000", "name1"])
+
+
+@given(data=st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=6) | st.integers(), max_size=4), min_size=1, max_size=5))
+def test_a_memory_looks_at_anything_and_comes_back_from_json(data: list[dict[str, object]]) -> None:
+    records = [render(Content(True, each)) for each in data]
+    memory = Memory.of(records[:3])
+    again = Memory(json.loads(json.dumps(memory.as_state() | {"known": sorted(memory.as_state()["known"])})))
+    for shown in records:
+        seen, shape = memory.look(shown)
+        assert (seen, shape) == again.look(shown)
+        assert [each.path for each in seen] == [field.path for field in shown.fields]
+        assert all(0 <= level <= 4 for each in seen for level in (each.rare, each.odd, each.apart or 0, each.unusual, shape))
+
+
+@pytest.mark.parametrize("text", ["王伟,北京市朝阳区,邮编:100020", '{"a": "x", "b": [1, {"c": null}]}'])
+def test_a_record_is_read_again_with_the_same_fields(text: str) -> None:
+    shown = render(Content(True, json.loads(text)) if text.startswith("{") else Content(False, text))
+    assert reread(shown.text, shown) == shown
+
+
+def test_evidence_tells_copies_from_records_and_names_the_field() -> None:
+    known, later = stream(), stream(200, seed=1)
+    evidence = weigh(known, known, [], 0)
+    assert evidence is not None
+    corrupter = Corrupter(later, 3)
+    right = [evidence.of(shown) for shown in later]
+    wrong = [evidence.of(reread(corrupter.corrupt(shown), shown)) for shown in later]
+    assert sum(w < r for w in wrong for r in right) > 0.8 * len(wrong) * len(right)
+    blamed = evidence.by_field(record("北亰", "100007", "name123456"))
+    assert max(blamed, key=lambda path: blamed[path]) == "city"
+
+
+def test_a_few_verdicts_turn_what_the_stream_takes_for_granted() -> None:
+    known = stream()
+    nameless = record("北京", "100007", "")
+    people = [Said(record("上海", f"2000{number:02}", ""), is_right=True) for number in range(10, 30)]
+    before, after = weigh(known, known, [], 0), weigh(known, known, people, 0)
+    assert before is not None
+    assert after is not None
+    assert after.of(nameless) > before.of(nameless) + 1, "people call records without a name right"
+
+
+def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
+    evidence = weigh(stream(), stream(), [], 0)
+    assert evidence is not None
+    again = Evidence.from_text(evidence.text)
+    assert [again.of(shown) for shown in stream(20, seed=2)] == [evidence.of(shown) for shown in stream(20, seed=2)]
+    assert again.text == evidence.text
+    for text in ("{", '{"format": 2}', '{"format": 1}'):
+        with pytest.raises(ModelRefused, match="evidence"):
+            Evidence.from_text(text)
+    assert weigh(stream(20), stream(20), [], 0) is None, "too few to remember"
+
+
+def test_a_level_counts_as_all_below_it() -> None:
+    signs = signs_of([Seen("a", 2, 0, None, 0, is_empty=True), Seen("b", 1, 0, 1, 0, is_empty=False)], 1)
+    assert signs["a|rare|2"] == signs["a|rare|1"] == signs["*|shape|1"] == 1
+    assert signs["*fields|rare|1"] == 2
+    assert signs["b|apart|1"] == signs["a|empty"] == 1

@@ -1,0 +1,136 @@
+"""Files of data sets, in and out, one entry in memory at a time: .json, .jsonl, .parquet, a directory, `hub:OWNER/NAME`.
+
+Enters and leaves: rows as dictionaries, each with the place it came from. What a row means is trainer/datasets.py's.
+A directory is what Hugging Face `datasets` loads by its name: train.* and test.* with a README.md.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from foundation.errors import DataRefused
+from stream.files import parquet_rows
+from stream.json_stream import json_values
+
+KINDS = (".json", ".jsonl", ".parquet")
+SPLITS = ("train", "test")
+HUB = "hub:"
+BATCH_ROWS = 4_096
+
+
+class Row(NamedTuple):
+    """One entry of a data set as it was written, and how errors call its place."""
+
+    where: str
+    value: Any
+
+
+def rows_of(source: str, split: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a file, of a directory (both splits, or one), or of `hub:OWNER/NAME`. Raises DataRefused."""
+    if source.startswith(HUB):
+        yield from _hub_rows(source.removeprefix(HUB), split or SPLITS[0])
+        return
+    path = Path(source)
+    if path.is_dir():
+        for each in _parts_of(path, split):
+            yield from _file_rows(each)
+    elif path.is_file():
+        yield from _file_rows(path)
+    else:
+        raise DataRefused(f"the data file {path} does not exist")
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema_of: Iterable[Mapping[str, Any]] | None = None) -> int:
+    """Write rows as the suffix says: .json one array, .jsonl lines, .parquet; return how many.
+
+    `schema_of` is another pass over the same rows, from which a Parquet file learns its columns before the first is
+    written; without it the rows themselves are held. Raises DataRefused; a file that failed half-way is removed.
+    """
+    if path.suffix not in KINDS:
+        raise DataRefused(f"{path}: data sets are written as {', '.join(KINDS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if path.suffix == ".parquet":
+            held = list(rows) if schema_of is None else rows
+            count = _write_parquet(held, part, held if schema_of is None else schema_of, path)
+        else:
+            count = _write_json(rows, part, is_array=path.suffix == ".json")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    if path.suffix.lower() == ".parquet":
+        for number, row in enumerate(parquet_rows(path), start=1):
+            # a table has every column in every row, records have only their own fields
+            yield Row(f"{path}, row {number}", {name: value for name, value in row.items() if value is not None})
+        return
+    for line, value in json_values(path):
+        yield Row(f"{path}, line {line}", value)
+
+
+def _parts_of(directory: Path, split: str | None) -> list[Path]:
+    wanted = SPLITS if split is None else (split,)
+    found = [directory / f"{name}{kind}" for name in wanted for kind in KINDS if (directory / f"{name}{kind}").is_file()]
+    if not found:
+        names = " or ".join(f"{name}{{{','.join(KINDS)}}}" for name in wanted)
+        raise DataRefused(f"the directory {directory} holds no {names}")
+    return found
+
+
+def _hub_rows(name: str, split: str) -> Iterator[Row]:
+    from datasets import load_dataset  # noqa: PLC0415
+
+    try:
+        for number, row in enumerate(load_dataset(name, split=split), start=1):
+            yield Row(f"{HUB}{name}, row {number}", {field: value for field, value in row.items() if value is not None})
+    except DataRefused:
+        raise
+    except Exception as error:  # the hub raises what its client raises
+        raise DataRefused(f"{HUB}{name} cannot be loaded: {(str(error).splitlines() or ['no reason'])[0][:200]}") from error
+
+
+def _write_json(rows: Iterable[Mapping[str, Any]], path: Path, *, is_array: bool) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            if is_array:
+                file.write(",\n" if count else "[\n")
+            file.write(json.dumps(row, ensure_ascii=False))
+            file.write("" if is_array else "\n")
+            count += 1
+        if is_array:
+            file.write("\n]\n" if count else "[]\n")
+    return count
+
+
+def _write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, schema_of: Iterable[Mapping[str, Any]], named: Path) -> int:
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    try:
+        schema = pa.schema([])
+        for batch in _batches(schema_of):
+            # the columns of every row: from_pylist looks at the first one's alone
+            columns = dict.fromkeys(name for row in batch for name in row)
+            seen = pa.table({name: pa.array([row.get(name) for row in batch]) for name in columns}).schema
+            schema = pa.unify_schemas([schema, seen], promote_options="permissive")
+        count = 0
+        with pq.ParquetWriter(path, schema) as writer:
+            for batch in _batches(rows):
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                count += len(batch)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise DataRefused(f"{named}: a Parquet column has one type, these rows do not agree ({error}); write .jsonl") from error
+    return count
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    left = iter(rows)
+    while batch := [dict(row) for row in islice(left, BATCH_ROWS)]:
+        yield batch

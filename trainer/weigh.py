@@ -1,0 +1,102 @@
+"""Memory, stream and verdicts -> Evidence: what each sign of the memory weighs, by logistic regression.
+
+Records that came in stand for right and their corrupted copies for wrong, as in the contrastive pairs; verdicts count
+one each, whatever the stream's size, so that few of them already move what they know better.
+"""
+
+from collections.abc import Sequence
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from stream.evidence import Evidence, signs_of
+from stream.memory import Memory
+from stream.render import Rendered, reread
+from trainer.corrupt import Corrupter
+
+MOST_RECORDS, COPIES = 2_000, 2
+STREAM_WEIGHTS = (20.0, 5.0, 1.5)
+SOFTNESS, LEAST_SCALE = 0.03, 0.05
+FOLDS, FEWEST_TO_CHOOSE = 3, 12
+FEWEST_WITH_SIGN = 5
+FEWEST_RECORDS = 50
+
+
+class Said(NamedTuple):
+    """What people said of a record, and how much it counts."""
+
+    record: Rendered
+    is_right: bool
+    weight: float = 1.0
+
+
+def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[Said], seed: int) -> Evidence | None:
+    """Remember `stream` and weigh its signs; None where there is too little to remember.
+
+    free: records of the stream that may be drawn as right: no held-out ones, none that people called wrong.
+    """
+    if len(stream) < FEWEST_RECORDS or len(free) < FEWEST_RECORDS:
+        return None
+    memory = Memory.of(stream)
+    random = Random(seed)
+    drawn = random.sample(list(free), min(MOST_RECORDS, len(free)))
+    corrupter = Corrupter(drawn, seed)
+    signs = [signs_of(*memory.look(record)) for record in drawn]
+    copies = [(reread(corrupter.corrupt(source), source), source) for source in drawn for _ in range(COPIES)]
+    signs += [signs_of(*memory.look(copy, source)) for copy, source in copies]
+    signs += [signs_of(*memory.look(each.record)) for each in said]
+    is_right = np.array([1] * len(drawn) + [0] * len(copies) + [int(each.is_right) for each in said])
+    vectorizer = DictVectorizer()
+    signs_NS = vectorizer.fit_transform(signs)
+    often = np.flatnonzero((signs_NS != 0).sum(axis=0).A1 >= FEWEST_WITH_SIGN)
+    names = vectorizer.get_feature_names_out()[often]
+    features_NS = signs_NS[:, often].toarray()
+    scale_S = np.maximum(features_NS.std(axis=0), LEAST_SCALE)
+    people = np.array([each.weight for each in said])
+    people = people / people.mean() if len(said) else people
+    given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
+    stream_weight = STREAM_WEIGHTS[0] if len(said) < FEWEST_TO_CHOOSE else _best_weight(given, seed)
+    model = given.fit(stream_weight, np.arange(len(said)))
+    weights = {str(name): round(float(each), 6) for name, each in zip(names, model.coef_[0] / scale_S, strict=True)}
+    return Evidence(memory, weights, round(float(model.intercept_[0]), 6))
+
+
+class Given(NamedTuple):
+    """Features of drawn records, of their copies, then of what people judged, and how much each of the last counts."""
+
+    features_NS: np.ndarray
+    is_right: np.ndarray
+    drawn: int
+    copies: int
+    people: np.ndarray
+
+    @property
+    def first(self) -> int:
+        """The place of the first record that people judged."""
+        return self.drawn + self.copies
+
+    def fit(self, stream_weight: float, kept: np.ndarray) -> LogisticRegression:
+        """Fit on the stream, right ones and copies counting `stream_weight` each, and on the verdicts `kept`."""
+        rows = np.concatenate([np.arange(self.first), self.first + kept])
+        of_stream = [np.full(self.drawn, stream_weight / self.drawn), np.full(self.copies, stream_weight / self.copies)]
+        weight = np.concatenate([*of_stream, self.people[kept]])
+        return LogisticRegression(C=SOFTNESS, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
+
+
+def _best_weight(given: Given, seed: int) -> float:
+    """Return the weight of the stream with which verdicts that were left out are most probable."""
+    fold = np.random.default_rng(seed).permutation(len(given.people)) % FOLDS
+    losses = []
+    for stream_weight in STREAM_WEIGHTS:
+        loss = 0.0
+        for number in range(FOLDS):
+            left_out = np.flatnonzero(fold == number)
+            model = given.fit(stream_weight, np.flatnonzero(fold != number))
+            p_right = model.predict_proba(given.features_NS[given.first + left_out])[:, 1]
+            said = np.where(given.is_right[given.first + left_out] == 1, p_right, 1 - p_right)
+            loss -= float((given.people[left_out] * np.log(np.maximum(said, 1e-6))).sum())
+        losses.append(loss)
+    return STREAM_WEIGHTS[int(np.argmin(losses))]
