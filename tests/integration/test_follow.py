@@ -287,7 +287,7 @@ def test_audits_reach_the_topic_and_held_records_say_why(
     held = [m for m in read_all(kafka, topics.quarantine) if wire.last(m.headers(), wire.REASON) == "model"]
     assert any(wire.last(m.headers(), wire.LOTTERY) == "flat" for m in [*held, *audits])
     said = [json.loads(suspect) for m in held if (suspect := wire.last(m.headers(), wire.SUSPECT))]
-    assert len(said) > len(held) / 2
+    assert len(said) > min(len(held) / 2, 60), "of a flood, a fifth of each batch is explained"
     assert all(0 <= weight <= 1 for each in said for _, weight in each)
 
 
