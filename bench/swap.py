@@ -22,9 +22,9 @@ from bench.constant import WORDS
 from bench.gate_process import Asked, metric, running, wait_until_ready
 from bench.load import feed
 from bench.machine import keep
+from bench.starters import readable
 from demo.broker import free_port, temporary_broker
 from demo.ledger import messages, read_ledger
-from demo.twins import take
 from model_registry.config import RegistrySettings
 from model_registry.manifest import MANIFEST
 from model_registry.registry import CHAMPION, Registry
@@ -50,13 +50,14 @@ _UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the l
 
 def prepare(registry: RegistrySettings, place: Path) -> dict[str, int]:
     """Publish two good versions and three bad ones; return their numbers by name, `a` and `b` the good ones."""
-    texts = [render(c) for twin in take(300, 5) if isinstance(c := decode_value(twin.value, "auto"), Content)]
+    twins = readable(300, 5)
+    texts = [render(c) for twin in twins if isinstance(c := decode_value(twin.value, "auto"), Content)]
     tables = SimpleNamespace(kafka=KafkaSettings(), registry=registry)
     numbers = {}
     for seed, name in enumerate("ab"):
         shape = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=512)
         made = train_starter(texts, WORDS, Plan(steps=5, pairs_per_batch=8, seed=seed), shape)
-        save_starter(made, [each.text for each in texts], place / name, {"verdict_words": list(WORDS), "steps": made.steps})
+        save_starter(made, [twin.value.decode() for twin in twins], place / name, {"verdict_words": list(WORDS), "steps": made.steps})
         numbers[name] = train_and_publish(tables, TrainSettings(cold_hold_share=0.3), str(place / name), None, None).number
     versions = Registry(registry).root / "versions"
     for offset, name in enumerate(BAD, start=1):

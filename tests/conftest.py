@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from demo.broker import temporary_broker
-from demo.twins import take
+from demo.twins import UNREADABLE, take
 from foundation.logs import quiet_libraries
 from stream.cluster import make_topics
 from stream.config import KafkaSettings, TopicSettings
@@ -99,7 +99,8 @@ def starter_directory(twin_texts: list[Rendered], tmp_path_factory: pytest.TempP
     directory = tmp_path_factory.mktemp("starter") / "starter"
     shape = Shape(hidden=32, layers=2, heads=2, inner=64, vocabulary=600, max_length=512)
     made = train_starter(twin_texts, WORDS, Plan(steps=5, pairs_per_batch=8), shape)
-    save_starter(made, [record.text for record in twin_texts], directory, {"verdict_words": list(WORDS), "steps": made.steps})
+    contents = [twin.value.decode() for twin in take(400, 5) if twin.truth.kind != UNREADABLE]
+    save_starter(made, contents, directory, {"verdict_words": list(WORDS), "steps": made.steps})
     return directory
 
 
