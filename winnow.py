@@ -1,4 +1,4 @@
-"""The front door: one command, its verbs loaded only when they are called.
+"""The front door: one command, its verbs loaded only when they are called; those of `data`, `registry` and `config` are in commands/.
 
 Every verb reads the same settings; stdout carries results, stderr progress and logs; exit codes are those of
 foundation/errors.py.
@@ -9,13 +9,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 
+from commands.config import config_app
+from commands.data import data_app
+from commands.registry import registry_app
+from commands.shared import Config, result, settings_from, shown, words_option
 from foundation import logs
 from foundation.errors import WinnowError
-from foundation.settings import Table, as_toml, documented, load
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,38 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A streaming data-quality gate that learns from its reviewers.",
 )
-registry_app = typer.Typer(no_args_is_help=True, help="Versions of the model and the aliases that point at them.")
-config_app = typer.Typer(no_args_is_help=True, help="Show and check the settings in force.")
 app.add_typer(registry_app, name="registry")
 app.add_typer(config_app, name="config")
-data_app = typer.Typer(no_args_is_help=True, help="Data sets for training: from one form to another, looked at, parted.")
 app.add_typer(data_app, name="data")
-
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default ./winnow.toml if there is one.")]
-Words = Annotated[str | None, typer.Option("--verdict-words", help="RIGHT,WRONG as the chats say it; default train.verdict_words.")]
-Source = Annotated[str, typer.Argument(help=".json, .jsonl or .parquet file, a directory with train and test files, or hub:OWNER/NAME.")]
-Form = Annotated[Literal["binary", "preference"], typer.Option("--form", help="How a row says its verdict.")]
-Reference = Annotated[str, typer.Argument(help="Version number, name@number or alias.")]
-
-
-def tables() -> dict[str, type[Table]]:
-    """Return every settings table of every package, by its name in winnow.toml."""
-    from model_registry.config import RegistrySettings
-    from review.config import ReviewSettings
-    from stream.config import GateSettings, KafkaSettings, TopicSettings
-    from trainer.config import TrainSettings
-
-    return {
-        "kafka": KafkaSettings, "topics": TopicSettings, "gate": GateSettings, "registry": RegistrySettings,
-        "train": TrainSettings, "review": ReviewSettings,
-    }  # fmt: skip
-
-
-def settings_from(config: Path | None) -> Any:
-    """Return the settings in force, one attribute per table. Raises SettingInvalid."""
-    from types import SimpleNamespace
-
-    return SimpleNamespace(**load(config, tables(), os.environ))
 
 
 @app.command()
@@ -93,7 +67,7 @@ def topics(
     from stream.cluster import make_topics
 
     for report in make_topics(settings.kafka, settings.topics, partitions):
-        _result(report._asdict(), f"{report.topic}: {'made' if report.created else 'there'}, {report.partitions} partitions")
+        result(report._asdict(), f"{report.topic}: {'made' if report.created else 'there'}, {report.partitions} partitions")
         for difference in report.differences:
             typer.echo(f"warning: {report.topic}: {difference}", err=True)
 
@@ -113,7 +87,7 @@ def produce(
     from demo.produce import produce_file
 
     sent = produce_file(settings.kafka, topic, file, twins, rate, key, seed)
-    _result({"topic": topic, "records": sent}, f"{sent} records written to {topic}")
+    result({"topic": topic, "records": sent}, f"{sent} records written to {topic}")
 
 
 @app.command()
@@ -142,7 +116,7 @@ def starter(
     from trainer.make_starter import make_starter
 
     made = make_starter(settings, source, out, minutes, steps, seed, limit)
-    _result(made, f"{out}: {made['steps']} steps on {made['records']} records, {made['digest']}")
+    result(made, f"{out}: {made['steps']} steps on {made['records']} records, {made['digest']}")
 
 
 @app.command()
@@ -178,7 +152,7 @@ def train(
         "method": "lora" if lora else None, "batch_size": batch_size, "epochs": epochs, "accumulation": accumulation,
         "learning_rate": learning_rate, "max_length": max_length, "gradient_checkpointing": gradient_checkpointing or None,
         "eval_steps": eval_steps, "center_rewards": center_rewards, "seed": seed,
-        "verdict_words": None if verdict_words is None else tuple(verdict_words.split(",")),
+        "verdict_words": words_option(verdict_words),
     }  # fmt: skip
     chosen = with_options(settings.train, options)
     if cycle or watch:
@@ -191,13 +165,13 @@ def train(
             watch_verdicts(settings, chosen, base, unlabelled)
         done = run_cycle(settings, chosen, base, unlabelled)
         is_better = "promoted" if done.promotion.promoted else "challenger"
-        _result(as_fields(done), f"{done.version.label} {is_better}: {done.promotion.why}")
+        result(as_fields(done), f"{done.version.label} {is_better}: {done.promotion.why}")
         return
     start = base or chosen.base
     if start is None:
         raise typer.BadParameter("give --base, or set train.base", param_hint="--base")
     version = train_and_publish(settings, chosen, start, data, unlabelled)
-    _result(_shown(version), f"{version.label} published, {version.digest}")
+    result(shown(version), f"{version.label} published, {version.digest}")
 
 
 @app.command()
@@ -228,7 +202,7 @@ def user(
     is_terminal = sys.stdin.isatty()
     password = typer.prompt("password", hide_input=True, confirmation_prompt=True) if is_terminal else sys.stdin.readline().rstrip("\n")
     add_user(settings.review.users_file, name, password, tuple(role or ["reviewer"]))
-    _result({"user": name, "file": str(settings.review.users_file)}, f"{name} written to {settings.review.users_file}")
+    result({"user": name, "file": str(settings.review.users_file)}, f"{name} written to {settings.review.users_file}")
 
 
 @app.command()
@@ -270,183 +244,7 @@ def erase(
     told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
     said = f"{gone} records erased from the review store, {sum(forgotten.values())} from starters; Kafka still keeps: {told}"
     shown = {"key": key} if key is not None else {"key_base64": key_base64}
-    _result({**shown, "erased": gone, "erased_from_starters": forgotten, "kept_by_kafka": kept}, said)
-
-
-@data_app.command("convert")
-def data_convert(
-    source: Source,
-    out: Annotated[Path, typer.Argument(help="File to write: .json (one array), .jsonl or .parquet.")],
-    form: Form = "preference",
-    words: Words = None,
-    config: Config = None,
-) -> None:
-    """Write a data set in another form, one entry in memory at a time; graded answers become pairs with margins."""
-    from trainer.data import convert
-
-    count = convert(source, out, form, _words(words, config))
-    _result({"out": str(out), "form": form, "rows": count}, f"{count} rows written to {out}")
-
-
-@data_app.command("check")
-def data_check(
-    source: Source,
-    test: Annotated[str | None, typer.Option(help="Held-out data set; without it a hash of each record parts them.")] = None,
-    base: Annotated[str | None, typer.Option(help="Starter, model directory or hub name whose maximum length counts.")] = None,
-    words: Words = None,
-    config: Config = None,
-) -> None:
-    """Say what is odd about a data set before anybody trains on it; exit 5 where training would be refused."""
-    settings = settings_from(config)
-    from foundation.errors import DataRefused
-    from trainer.data import look
-
-    fits = None
-    if base is not None:
-        from trainer.bases import reader_of
-
-        fits = reader_of(base, _words(words, config), settings.train.max_length)
-    checker, findings = look(source, _words(words, config), test, settings.train.held_out_share, fits)
-    for finding in findings:
-        how = "error" if finding.is_error else "warning"
-        _result({"finding": finding.name, "severity": how, "sentence": finding.sentence}, f"{how}: {finding.name}: {finding.sentence}")
-    counts = {"records": checker.records, "right": checker.records - checker.wrong, "wrong": checker.wrong, "distinct": checker.distinct}
-    _result({**counts, "findings": len(findings)}, f"{checker.records} records, {checker.wrong} wrong, {len(findings)} findings")
-    refused = [finding.sentence for finding in findings if finding.is_error]
-    if refused:
-        raise DataRefused(refused[0])
-
-
-@data_app.command("stats")
-def data_stats(source: Source, words: Words = None, config: Config = None) -> None:
-    """Print the figures of a data set: verdicts, different records, margins, fields, lengths."""
-    from trainer.data import stats
-
-    found = stats(source, _words(words, config))
-    shown = f"{found.records} records ({found.distinct} different): {found.right} right, {found.wrong} wrong; fields {found.fields}"
-    _result(found._asdict(), shown)
-
-
-@data_app.command("split")
-def data_split(
-    source: Source,
-    out: Annotated[Path, typer.Option(help="New directory for train, test and README.md, as Hugging Face `datasets` loads it.")],
-    share: Annotated[float | None, typer.Option(min=0.001, max=0.999, help="Share of the test part; default train.held_out_share.")] = None,
-    form: Form = "preference",
-    kind: Annotated[Literal["jsonl", "json", "parquet"], typer.Option(help="Kind of files.")] = "jsonl",
-    words: Words = None,
-    config: Config = None,
-) -> None:
-    """Part a data set by a hash of each record, and write its data-set card."""
-    settings = settings_from(config)
-    from trainer.data import split
-
-    counts = split(source, out, share or settings.train.held_out_share, form, f".{kind}", _words(words, config))
-    _result({"out": str(out), **counts}, f"{out}: {counts['train']} to learn from, {counts['test']} held out")
-
-
-@registry_app.command("list")
-def registry_list(config: Config = None) -> None:
-    """List the versions, oldest first, with the aliases that point at them."""
-    registry = _registry(config)
-    aliases = registry.aliases()
-    if not registry.versions():
-        typer.echo(f"no versions in registry.url = {registry.place}; `winnow train` publishes one", err=True)
-    for number in registry.versions():
-        version = registry.resolve(str(number))
-        named = [alias for alias, at in aliases.items() if at == number]
-        _result({**_shown(version), "aliases": named}, f"{version.label}  {version.manifest.method}  {', '.join(named)}")
-
-
-@registry_app.command("show")
-def registry_show(reference: Reference, config: Config = None) -> None:
-    """Print the manifest of a version."""
-    version = _registry(config).resolve(reference)
-    typer.echo(
-        json.dumps({"version": version.label, "digest": version.digest, **version.manifest.model_dump(mode="json")}, ensure_ascii=False)
-    )
-
-
-@registry_app.command("verify")
-def registry_verify(reference: Reference, config: Config = None) -> None:
-    """Check the digest of every file, load the model and compare its fingerprint."""
-    settings = settings_from(config)
-    from model_registry.registry import Registry
-
-    version = Registry(settings.registry).verified(reference)
-    from stream.live_model import load_live_model
-
-    model = load_live_model(version, settings.gate)
-    _result({"version": model.label, "digest": model.digest, "verified": True}, f"{model.label}: files and fingerprint hold")
-
-
-@registry_app.command("promote")
-def registry_promote(reference: Reference, config: Config = None) -> None:
-    """Make a version the champion."""
-    version = _registry(config).promote(reference)
-    _result(_shown(version), f"{version.label} is champion")
-
-
-@registry_app.command("rollback")
-def registry_rollback(config: Config = None) -> None:
-    """Make the previous champion the champion again and pin it."""
-    version = _registry(config).rollback()
-    _result(_shown(version), f"{version.label} is champion again, and pinned")
-
-
-@registry_app.command("unpin")
-def registry_unpin(config: Config = None) -> None:
-    """Let training promote again after a rollback."""
-    _registry(config).unpin()
-
-
-@registry_app.command("import")
-def registry_import(
-    directory: Annotated[Path, typer.Argument(help="One-output checkpoint made by TRL's own script.")],
-    template: Annotated[str, typer.Option(help="How it was trained: chat, or joined (two contents with a space).")] = "chat",
-    verdict_words: Annotated[str | None, typer.Option(help="RIGHT,WRONG as the assistant says it.")] = None,
-    config: Config = None,
-) -> None:
-    """Adopt a reward model that was trained elsewhere as a new version."""
-    settings = settings_from(config)
-    from trainer.train import import_checkpoint, with_options
-
-    words = {"verdict_words": None if verdict_words is None else tuple(verdict_words.split(","))}
-    version = import_checkpoint(settings, with_options(settings.train, words), directory, template)
-    _result(_shown(version), f"{version.label} imported, {version.digest}")
-
-
-@registry_app.command("export")
-def registry_export(reference: Reference, directory: Path, config: Config = None) -> None:
-    """Copy a verified version to a new directory."""
-    version = _registry(config).export(reference, directory)
-    _result({**_shown(version), "directory": str(directory)}, f"{version.label} written to {directory}")
-
-
-@config_app.command("show")
-def config_show(config: Config = None) -> None:
-    """Print the settings in force as TOML."""
-    typer.echo(as_toml(vars(settings_from(config))))
-
-
-@config_app.command("check")
-def config_check(config: Config = None) -> None:
-    """Exit 0 if every setting, and every file that one names, can be used, else say which cannot."""
-    settings = settings_from(config)
-    from model_registry.registry import Registry
-    from review.auth import check_bind, load_users
-    from stream.rules import Rules
-
-    Rules.load(settings.gate.rules_file)
-    check_bind(settings.review, load_users(settings.review.users_file))
-    Registry(settings.registry)
-
-
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print every setting with its type, default and meaning as JSON."""
-    names = ("setting", "type", "default", "meaning")
-    typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in documented(tables())], ensure_ascii=False, indent=1))
+    result({**shown, "erased": gone, "erased_from_starters": forgotten, "kept_by_kafka": kept}, said)
 
 
 @app.command()
@@ -470,36 +268,6 @@ def _key_of(key: str | None, key_base64: str | None) -> bytes:
         return key.encode() if key is not None else base64.b64decode(str(key_base64), validate=True)
     except ValueError as error:
         raise typer.BadParameter(f"{key_base64} is not base64: {error}", param_hint="--key-base64") from error
-
-
-def _words(given: str | None, config: Path | None) -> tuple[str, str]:
-    """Return the verdict words of an option or of the settings. Raises SettingInvalid."""
-    settings = settings_from(config)
-    from trainer.train import with_options
-
-    options = {"verdict_words": None if given is None else tuple(given.split(","))}
-    words: tuple[str, str] = with_options(settings.train, options).verdict_words
-    return words
-
-
-def _registry(config: Path | None) -> Any:
-    from model_registry.registry import Registry
-
-    return Registry(settings_from(config).registry)
-
-
-def _shown(version: Any) -> dict[str, object]:
-    manifest = version.manifest
-    return {
-        "version": version.label, "digest": version.digest, "method": manifest.method, "created": manifest.created,
-        "threshold": manifest.threshold.p_chosen, "certified": manifest.threshold.certified, "reason": manifest.threshold.reason,
-        "metrics": manifest.metrics,
-    }  # fmt: skip
-
-
-def _result(fields: dict[str, object], sentence: str) -> None:
-    """Print a result: a sentence on a terminal, one JSON line elsewhere."""
-    typer.echo(sentence if sys.stdout.isatty() else json.dumps(fields, ensure_ascii=False))
 
 
 def main() -> None:

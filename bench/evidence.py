@@ -19,12 +19,11 @@ from bench.starters import readable
 from bench.table import never_asked, read_table
 from demo.errors import LATER_ERRORS
 from demo.twins import UNREADABLE, Twin, take
-from stream.decode import decode_value
 from stream.evidence import Evidence
-from stream.records import Content
-from stream.render import Rendered, render
+from stream.render import Rendered
 from stream.score import Scorer
 from trainer.learned import SCORE_TOKENS, d_of
+from trainer.pairs import RENDERING, rendered
 from trainer.starter import Plan, train_starter
 from trainer.weigh import Said, weigh
 
@@ -34,15 +33,10 @@ WORDS = ("正确", "错误")
 ROW_NUMBERS = {"hospital": ["index"], "flights": ["tuple_id"]}
 
 
-def shown(values: list[bytes]) -> list[Rendered]:
-    """Render readable values."""
-    return [render(content) for value in values if isinstance(content := decode_value(value, "auto"), Content)]
-
-
 def of_twins(steps: int, seed: int) -> dict[str, Any]:
     """Return AUROC on strangers and on disagreements: text alone, and evidence and sum by number of verdicts."""
     known = readable(STREAM, seed)
-    records = shown([twin.value for twin in known])
+    records = _rendered(known)
     starter = train_starter(records[: round(SEEN_SHARE * len(records))], WORDS, Plan(steps=steps, seed=seed))
     scorer = Scorer(starter.model.reward, starter.encoder, SCORE_TOKENS)
     later = [twin for twin in take(STRANGERS, seed + 2_000_003, kinds=tuple(LATER_ERRORS)) if twin.truth.kind != UNREADABLE]
@@ -50,7 +44,7 @@ def of_twins(steps: int, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {"text": {}, "by_verdicts": {}}
     d = {}
     for name, twins in streams.items():
-        ids = starter.encoder.encode([record.text for record in shown([twin.value for twin in twins])])
+        ids = starter.encoder.encode([record.text for record in _rendered(twins)])
         d[name] = d_of(scorer, [each or [] for each in ids])
         found["text"][name] = _auroc([twin.truth.is_wrong for twin in twins], d[name])
     for verdicts in VERDICTS:
@@ -58,7 +52,7 @@ def of_twins(steps: int, seed: int) -> dict[str, Any]:
         evidence = weigh(records, records, [Said(records[row], not known[row].truth.is_wrong) for row in asked], seed)
         figures = {}
         for name, twins in streams.items():
-            e = _of(evidence, shown([twin.value for twin in twins]))
+            e = _of(evidence, _rendered(twins))
             truth = [twin.truth.is_wrong for twin in twins]
             figures[name] = {"evidence": _auroc(truth, e), "sum": _auroc(truth, d[name] + e)}
         found["by_verdicts"][verdicts] = figures
@@ -72,7 +66,7 @@ def of_table(name: str, seeds: int) -> dict[str, Any] | None:
     if not place.is_dir():
         return None
     table = read_table(place / "dirty.csv", place / "clean.csv", ROW_NUMBERS[name])
-    records = shown([content.encode() for content in table.contents()])
+    records = rendered(table.contents(), RENDERING)
     found: dict[str, Any] = {}
     for verdicts in VERDICTS:
         areas, hits = [], []
@@ -87,6 +81,10 @@ def of_table(name: str, seeds: int) -> dict[str, Any] | None:
         found[str(verdicts)] = {"auroc": round(float(np.mean(areas)), 4), "field_hit_rate": round(float(np.mean(hits)), 4)}
         print(f"{name}, {verdicts} verdicts: {found[str(verdicts)]}", file=sys.stderr, flush=True)
     return found
+
+
+def _rendered(twins: list[Twin]) -> list[Rendered]:
+    return rendered([twin.value.decode() for twin in twins], RENDERING)
 
 
 def _of(evidence: Evidence | None, records: list[Rendered]) -> np.ndarray:

@@ -37,7 +37,6 @@ from trainer.train import train_and_publish
 
 STAGES = (0.2, 0.6, 1.0)
 STARTER_SHARES = (0.15, 0.2, 0.4)
-LEAST_SHARE_HELD = 0.05
 
 
 class Judged(NamedTuple):

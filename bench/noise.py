@@ -21,8 +21,7 @@ from demo.summary import evaluate
 from demo.twins import Twin
 from model_registry.registry import Version
 from stream.config import GateSettings
-from stream.encode import Encoder
-from trainer.bases import load_base
+from trainer.bases import encoder_of, load_base
 from trainer.calibrate import auroc_of
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled
@@ -59,8 +58,7 @@ def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], str
         ("noisy", labelled(learn, turned), labelled(held_out, random.random(len(held_out)) < TURNED_SHARE)),
     ):
         base = load_base(str(base_directory))
-        longest = min(settings.max_length, base.model.config.max_position_embeddings)
-        encoder = Encoder(base.tokenizer, words_of(base, settings), "chat@1", longest)
+        encoder = encoder_of(base, words_of(base, settings), settings.max_length)
         encoded = encode_labelled(records, encoder, RENDERING)
         is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
         probability = probability_of_verdicts(base.model.eval(), encoder, encoded.ids, is_right, seed)

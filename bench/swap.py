@@ -34,7 +34,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Calibration
 from stream.decode import decode_value
 from stream.evidence import load_evidence
-from stream.live_model import d_of, load_scorer
+from stream.live_model import d_of_shown, load_scorer
 from stream.records import Content
 from stream.render import Rendered, render
 from trainer.config import TrainSettings
@@ -161,7 +161,7 @@ def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tu
         version = registry.verified(label)
         scorer = load_scorer(version, torch.device("cpu"), 8_192)
         calibration = Calibration(version.manifest.calibration.temperature, version.manifest.calibration.bias)
-        again = d_of(scorer, load_evidence(version.directory), [shown for shown, _, _ in judged])
+        again = d_of_shown(scorer, load_evidence(version.directory), [shown for shown, _, _ in judged])
         for (_, p, digest), d in zip(judged, again, strict=True):
             false += d is None or abs(calibration.p_chosen(d) - p) > 2e-5 or digest != version.digest
     return {label: len(judged) for label, judged in by_label.items()}, false

@@ -17,7 +17,7 @@ from model_registry.registry import Version
 from stream.config import GateSettings, TopicSettings
 from stream.decode import decode_value
 from stream.evidence import load_evidence
-from stream.live_model import d_of, load_scorer
+from stream.live_model import d_of_shown, load_scorer
 from stream.records import Content
 from stream.render import render
 from stream.rules import Rules
@@ -93,7 +93,7 @@ def score(version: Version, settings: GateSettings, twins: Sequence[Twin]) -> Sc
     rules = Rules.load(settings.rules_file).check(readings)
     places = [place for place, reading in enumerate(readings) if isinstance(reading, Content)]
     shown = [render(reading) for reading in readings if isinstance(reading, Content)]
-    found = d_of(scorer, load_evidence(version.directory), shown)
+    found = d_of_shown(scorer, load_evidence(version.directory), shown)
     fitting = [(place, each) for place, each in zip(places, found, strict=True) if each is not None]
     d = np.array([each for _, each in fitting])
     p = p_of(d, version.manifest.calibration)

@@ -7,11 +7,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from typer.main import get_command
 
+from commands.shared import tables
 from foundation.settings import documented
 from review.metrics import ReviewMetrics
 from stream.metrics import GateMetrics
 from stream.rules import CHECKS, Rules
-from winnow import app, tables
+from winnow import app
 
 HERE = Path(__file__).parent
 NOTE = "<!-- written by `make docs`; do not edit -->\n\n"

@@ -38,9 +38,7 @@ class Evidence:
 
     def of(self, record: Rendered) -> float:
         """Return the evidence of one record, in nats; > 0 speaks for right."""
-        seen, shape = self._memory.look(record)
-        weights = self._weights
-        return self._bias + sum(weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
+        return self._bias + self._sum(*self._memory.look(record))
 
     def by_field(self, record: Rendered) -> dict[str, float]:
         """Return how much more would speak for a record if a field were like those of others, for each path, in nats."""

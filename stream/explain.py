@@ -35,15 +35,13 @@ def suspects(contents: Sequence[Content], scorer: "Scorer", rendering: Rendering
         return [() for _ in contents]
     rewards_B2 = scorer.rewards([encoded[number] or [] for number in fitting])
     d = {number: float(right - wrong) for number, (right, wrong) in zip(fitting, rewards_B2, strict=True)}
-    rises: list[dict[str, float]] = [{} if evidence is None else evidence.by_field(each) for each in rendered]
-    read: list[dict[str, float]] = [{} for _ in contents]
+    rises: list[dict[str, float]] = [{} for _ in contents]
     for number, (place, field) in enumerate(asked, start=len(rendered)):
         if place in d and number in d:
-            rise = max(0.0, d[number] - d[place])
-            read[place][field.path] = max(rise, read[place].get(field.path, 0.0))
-    for place, of_text in enumerate(read):
-        for path, rise in of_text.items():
-            rises[place][path] = rises[place].get(path, 0.0) + rise
+            rises[place][field.path] = max(d[number] - d[place], rises[place].get(field.path, 0.0))
+    for place, each in enumerate(rendered):
+        for path, nats in evidence.by_field(each).items() if evidence is not None else ():
+            rises[place][path] = rises[place].get(path, 0.0) + nats
     return [_shares({path: rise for path, rise in each.items() if rise > 0}) for each in rises]
 
 

@@ -48,7 +48,7 @@ class LiveModel(NamedTuple):
 
     def d_of(self, contents: Sequence[Content]) -> list[float | None]:
         """Return raw d of records with what other records say of them, None of one that is longer than the model's maximum."""
-        return d_of(self.scorer, self.evidence, [render(content, self.rendering) for content in contents])
+        return d_of_shown(self.scorer, self.evidence, [render(content, self.rendering) for content in contents])
 
 
 def load_aside(
@@ -104,7 +104,7 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
     )
 
 
-def d_of(scorer: Scorer, evidence: Evidence | None, shown: Sequence[Rendered]) -> list[float | None]:
+def d_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[Rendered]) -> list[float | None]:
     """Return raw d of rendered records with what other records say of them, None of one longer than the model's maximum."""
     encoded = scorer.encoder.encode([record.text for record in shown])
     fitting = [place for place, ids in enumerate(encoded) if ids is not None]

@@ -6,7 +6,6 @@ them, its unlabelled records. A CPU spends more than half of a training step in 
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -60,8 +59,6 @@ def _load(place: Path | str, gguf_file: str | None) -> tuple[PreTrainedModel, Pr
     return cast(PreTrainedModel, model), tokenizer
 
 
-def reader_of(name: str, words: tuple[str, str], max_length: int) -> Callable[[list[str]], list[bool]]:
-    """Return what says of texts whether a base, at most `max_length` tokens a chat, can read them whole. Raises ModelRefused."""
-    base = load_base(name)
-    encoder = Encoder(base.tokenizer, words, "chat@1", min(max_length, base.model.config.max_position_embeddings))
-    return lambda texts: [ids is not None for ids in encoder.encode(texts)]
+def encoder_of(base: Base, words: tuple[str, str], max_length: int) -> Encoder:
+    """Return what a base reads records by: chats of at most `max_length` tokens, or as many as it knows places for. Raises ModelRefused."""
+    return Encoder(base.tokenizer, words, "chat@1", min(max_length, base.model.config.max_position_embeddings))

@@ -26,7 +26,7 @@ from stream.encode import Encoder
 from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
-from trainer.bases import Base, load_base
+from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify
 from trainer.check import Finding
@@ -72,8 +72,7 @@ def run_cycle(
     champion = registry.verified(CHAMPION) if CHAMPION in registry.aliases() else None
     base = _base_of(base_name or settings.base, champion)
     words = words_of(base, settings)
-    longest = min(settings.max_length, base.model.config.max_position_embeddings)
-    encoder = Encoder(base.tokenizer, words, "chat@1", longest)
+    encoder = encoder_of(base, words, settings.max_length)
     stream = stream_of_cycle(base, unlabelled, tables, settings)
     snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
     sorted_ = sort(settle(snapshot.verdicts), settings)

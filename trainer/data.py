@@ -6,6 +6,7 @@ stock `trl reward` take, findings, figures, a data-set card.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from foundation.errors import DataRefused
 from trainer.check import Checker, Finding
 from trainer.dataset_files import SPLITS, Row, rows_of, write_rows
-from trainer.datasets import Form, Labelled, as_row, is_held_out, labelled
+from trainer.datasets import Form, Labelled, as_row, is_held_out, labelled, labelled_of
 from trainer.graded import graded_pairs, is_graded
 from trainer.pairs import text_of_content
 
@@ -37,7 +38,7 @@ class Stats(NamedTuple):
 
 def convert(source: str, out: Path, form: Form, words: tuple[str, str]) -> int:
     """Write `source` as `out`'s suffix and `form` say, one entry in memory at a time; return how many. Raises DataRefused."""
-    count = write_rows(_converted(source, form, words), out, _converted(source, form, words))
+    count = write_rows(lambda: _converted(source, form, words), out)
     if not count:
         out.unlink()
         raise DataRefused(f"{source} holds no labelled record")
@@ -67,8 +68,7 @@ def look(source: str, words: tuple[str, str], test: str | None, share: float, fi
 def stats(source: str, words: tuple[str, str], split: str | None = None) -> Stats:
     """Return the figures of a data set. Raises DataRefused."""
     checker, margins, fields, lengths = Checker(), Counter[str](), Counter[str](), list[int]()
-    for row in rows_of(source, split):
-        record = labelled(row, words)
+    for record in labelled_of(source, words, split):
         text = text_of_content(record.content)
         checker.add(text, record.is_right, held_out=False)
         margins[f"{record.margin:g}"] += 1
@@ -86,10 +86,7 @@ def split(source: str, out: Path, share: float, form: Form, kind: str, words: tu
     """Write train and test files and a data-set card to a new directory; the hash of a record says which. Raises DataRefused."""
     if out.exists() and any(out.iterdir()):
         raise DataRefused(f"--out {out} is not empty; a data set is written to a new directory")
-    counts = {}
-    for name in SPLITS:
-        parts = [_part(source, form, words, share, name) for _ in range(2)]
-        counts[name] = write_rows(parts[0], out / f"{name}{kind}", parts[1])
+    counts = {name: write_rows(partial(_part, source, form, words, share, name), out / f"{name}{kind}") for name in SPLITS}
     empty = next((name for name, count in counts.items() if not count), None)
     if empty is not None:
         for name in SPLITS:
@@ -110,8 +107,7 @@ def _converted(source: str, form: Form, words: tuple[str, str]) -> Iterator[dict
 
 
 def _part(source: str, form: Form, words: tuple[str, str], share: float, name: str) -> Iterator[dict[str, Any]]:
-    for row in rows_of(source):
-        record = labelled(row, words)
+    for record in labelled_of(source, words):
         if is_held_out(text_of_content(record.content), share) == (name == SPLITS[1]):
             yield as_row(record, form, words)
 

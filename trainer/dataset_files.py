@@ -5,7 +5,7 @@ A directory is what Hugging Face `datasets` loads by its name: train.* and test.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,11 +42,11 @@ def rows_of(source: str, split: str | None = None) -> Iterator[Row]:
         raise DataRefused(f"the data file {path} does not exist")
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema_of: Iterable[Mapping[str, Any]] | None = None) -> int:
+def write_rows(rows: Callable[[], Iterable[Mapping[str, Any]]], path: Path) -> int:
     """Write rows as the suffix says: .json one array, .jsonl lines, .parquet; return how many.
 
-    `schema_of` is another pass over the same rows, from which a Parquet file learns its columns before the first is
-    written; without it the rows themselves are held. Raises DataRefused; a file that failed half-way is removed.
+    `rows` begins a pass over them: a Parquet file takes two, since its columns stand before its first row. Raises
+    DataRefused; a file that failed half-way is removed.
     """
     if path.suffix not in KINDS:
         raise DataRefused(f"{path}: data sets are written as {', '.join(KINDS)}")
@@ -54,10 +54,9 @@ def write_rows(rows: Iterable[Mapping[str, Any]], path: Path, schema_of: Iterabl
     part = path.with_name(f".{path.name}.part")
     try:
         if path.suffix == ".parquet":
-            held = list(rows) if schema_of is None else rows
-            count = _write_parquet(held, part, held if schema_of is None else schema_of, path)
+            count = _write_parquet(rows, part, path)
         else:
-            count = _write_json(rows, part, is_array=path.suffix == ".json")
+            count = _write_json(rows(), part, is_array=path.suffix == ".json")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -89,8 +88,6 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
     try:
         for number, row in enumerate(load_dataset(name, split=split), start=1):
             yield Row(f"{HUB}{name}, row {number}", {field: value for field, value in row.items() if value is not None})
-    except DataRefused:
-        raise
     except Exception as error:  # the hub raises what its client raises
         raise DataRefused(f"{HUB}{name} cannot be loaded: {(str(error).splitlines() or ['no reason'])[0][:200]}") from error
 
@@ -109,20 +106,20 @@ def _write_json(rows: Iterable[Mapping[str, Any]], path: Path, *, is_array: bool
     return count
 
 
-def _write_parquet(rows: Iterable[Mapping[str, Any]], path: Path, schema_of: Iterable[Mapping[str, Any]], named: Path) -> int:
+def _write_parquet(rows: Callable[[], Iterable[Mapping[str, Any]]], path: Path, named: Path) -> int:
     import pyarrow as pa  # noqa: PLC0415
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
         schema = pa.schema([])
-        for batch in _batches(schema_of):
+        for batch in _batches(rows()):
             # the columns of every row: from_pylist looks at the first one's alone
             columns = dict.fromkeys(name for row in batch for name in row)
             seen = pa.table({name: pa.array([row.get(name) for row in batch]) for name in columns}).schema
             schema = pa.unify_schemas([schema, seen], promote_options="permissive")
         count = 0
         with pq.ParquetWriter(path, schema) as writer:
-            for batch in _batches(rows):
+            for batch in _batches(rows()):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 count += len(batch)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:

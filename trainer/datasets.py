@@ -58,7 +58,7 @@ def labelled_of(source: str, words: tuple[str, str], split: str | None = None) -
 
 def write_labelled(records: Sequence[Labelled], path: Path, form: Form, words: tuple[str, str]) -> None:
     """Write as `binary` or `preference`; the suffix says how: .json one array, .jsonl lines, .parquet. Raises DataRefused."""
-    write_rows([as_row(record, form, words) for record in records], path)
+    write_rows(lambda: (as_row(record, form, words) for record in records), path)
 
 
 def as_row(record: Labelled, form: Form, words: tuple[str, str]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.evidence import EVIDENCE_FILE, Evidence
 from stream.render import Rendering
 from stream.score import Scorer, refuse_windows
-from trainer.bases import Base, load_base
+from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
@@ -35,10 +35,9 @@ from trainer.promote import announce
 from trainer.publish import Facts, publish
 from trainer.report import report_files, report_of_data
 from trainer.unlabelled import say_if_none, unlabelled_of
-from trainer.weigh import Said, weigh
+from trainer.weigh import said_of, weigh
 
 MOST_SCORED = 2_000
-SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
 _WORK = "winnow-train-"
 
 
@@ -59,7 +58,7 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
     registry.versions()  # a bucket that does not answer is refused before the training, not after it
     base = load_base(base_name)
     words = words_of(base, settings)
-    encoder = Encoder(base.tokenizer, words, "chat@1", min(settings.max_length, base.model.config.max_position_embeddings))
+    encoder = encoder_of(base, words, settings.max_length)
     stream = unlabelled_of(base, unlabelled or settings.unlabelled, tables)
     with workplace(settings) as work:
         if data is None:
@@ -79,16 +78,13 @@ def learn_from(
     test_set = encode_labelled(test, encoder, RENDERING)
     # audit draws that no training may see are among them; what people call wrong is not drawn as right
     kept = {text_of_content(record.content) for record in [*test, *[each for each in learn if not each.is_right]]}
-    free = [r for r in rendered(stream, RENDERING) if r.text not in kept and not is_held_out(r.text, settings.held_out_share)]
+    whole = rendered(stream, RENDERING)
+    free = [record for record in whole if record.text not in kept and not is_held_out(record.text, settings.held_out_share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
-    evidence = None
-    if settings.evidence:
-        sure = [(shown, each) for shown, each in zip(train_set.shown, train_set.records, strict=True) if each.doubt < SURE_BELOW]
-        said = [Said(shown, each.is_right, each.weight * (1 - 2 * each.doubt)) for shown, each in sure]
-        evidence = weigh(rendered(stream, RENDERING), free, said, settings.seed)
+    evidence = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])

@@ -16,6 +16,7 @@ from stream.evidence import Evidence, signs_of
 from stream.memory import Memory
 from stream.render import Rendered, reread
 from trainer.corrupt import Corrupter
+from trainer.pairs import Encoded
 
 MOST_RECORDS, COPIES = 2_000, 2
 STREAM_WEIGHTS = (20.0, 5.0, 1.5)
@@ -23,6 +24,7 @@ SOFTNESS, LEAST_SCALE = 0.03, 0.05
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
+SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
 
 
 class Said(NamedTuple):
@@ -31,6 +33,12 @@ class Said(NamedTuple):
     record: Rendered
     is_right: bool
     weight: float = 1.0
+
+
+def said_of(encoded: Encoded) -> list[Said]:
+    """Return what people said of labelled records; the more a verdict is doubted, the less it counts."""
+    both = zip(encoded.shown, encoded.records, strict=True)
+    return [Said(shown, each.is_right, each.weight * (1 - 2 * each.doubt)) for shown, each in both if each.doubt < SURE_BELOW]
 
 
 def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[Said], seed: int) -> Evidence | None:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from commands.shared import tables
 from demo.run import RULES
 from foundation.errors import SettingInvalid
 from foundation.settings import as_toml, documented, load
 from stream.decode import decode_value
 from stream.rules import CHECKS, Rules
-from winnow import tables
 
 
 def broken(rules: Rules, value: str) -> list[str]:

@@ -1,0 +1,36 @@
+"""`winnow config show|check|schema`."""
+
+import json
+
+import typer
+
+from commands.shared import Config, settings_from, tables
+from foundation.settings import as_toml, documented
+
+config_app = typer.Typer(no_args_is_help=True, help="Show and check the settings in force.")
+
+
+@config_app.command("show")
+def config_show(config: Config = None) -> None:
+    """Print the settings in force as TOML."""
+    typer.echo(as_toml(vars(settings_from(config))))
+
+
+@config_app.command("check")
+def config_check(config: Config = None) -> None:
+    """Exit 0 if every setting, and every file that one names, can be used, else say which cannot."""
+    settings = settings_from(config)
+    from model_registry.registry import Registry
+    from review.auth import check_bind, load_users
+    from stream.rules import Rules
+
+    Rules.load(settings.gate.rules_file)
+    check_bind(settings.review, load_users(settings.review.users_file))
+    Registry(settings.registry)
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print every setting with its type, default and meaning as JSON."""
+    names = ("setting", "type", "default", "meaning")
+    typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in documented(tables())], ensure_ascii=False, indent=1))
