@@ -38,9 +38,10 @@ check: $(READY) ## ruff, mypy, the import law, docs up to date
 docs: $(READY) ## write the generated pages again
 	@$(BIN)/python -m docs.generate
 
-pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, moto's for the tests and the benchmarks' peers
+pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, moto's and the last TRL with PPO for the tests and the benchmarks' peers
 	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
 	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
+	@printf 'trl==1.12.0\n' | $(BIN)/uv pip compile -q --no-deps --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-ppo.txt
 	@grep -E '^[a-zA-Z0-9_.-]+==' requirements.txt | sed 's/ .*//' > $(VENV)/pinned.txt
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt

@@ -58,6 +58,15 @@ def score(
 
 
 @app.command()
+def serve(config: Config = None) -> None:
+    """Judge records and pay policies in training over HTTP, until told to stop."""
+    settings = settings_from(config)
+    from stream.serve import serve
+
+    serve(settings)
+
+
+@app.command()
 def topics(
     partitions: Annotated[int | None, typer.Option(min=1, help="Partitions of the records topic if it is made now (default 4).")] = None,
     config: Config = None,

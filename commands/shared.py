@@ -17,12 +17,12 @@ def tables() -> dict[str, type[Table]]:
     """Return every settings table of every package, by its name in winnow.toml."""
     from model_registry.config import RegistrySettings
     from review.config import ReviewSettings
-    from stream.config import GateSettings, KafkaSettings, TopicSettings
+    from stream.config import GateSettings, KafkaSettings, ServeSettings, TopicSettings
     from trainer.config import TrainSettings
 
     return {
         "kafka": KafkaSettings, "topics": TopicSettings, "gate": GateSettings, "registry": RegistrySettings,
-        "train": TrainSettings, "review": ReviewSettings,
+        "train": TrainSettings, "review": ReviewSettings, "serve": ServeSettings,
     }  # fmt: skip
 
 

@@ -5,7 +5,6 @@ Origin, which no browser sends, needs its session alone.
 """
 
 import hashlib
-import ipaddress
 import re
 import secrets
 import time
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
 from foundation.errors import SettingInvalid
+from foundation.listen import is_loopback
 from foundation.reread import Reread
 from review.config import ReviewSettings
 from review.refused import NotAllowed
@@ -106,7 +106,7 @@ def add_user(path: Path, name: str, password: str, roles: tuple[str, ...]) -> No
 
 def check_bind(settings: ReviewSettings, users: dict[str, User]) -> None:
     """Refuse to serve strangers: beyond loopback there must be users or a proxy that knows them. Raises SettingInvalid."""
-    if not users and settings.proxy_header is None and not _is_loopback(settings.bind):
+    if not users and settings.proxy_header is None and not is_loopback(settings.bind):
         raise SettingInvalid(
             f"review.bind = {settings.bind} is reachable from outside, and nobody would have to log in; "
             "set review.users_file or review.proxy_header, or bind to 127.0.0.1"
@@ -212,10 +212,3 @@ class Door:
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _is_loopback(bind: str) -> bool:
-    try:
-        return bind == "localhost" or ipaddress.ip_address(bind).is_loopback
-    except ValueError:
-        return False

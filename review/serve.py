@@ -1,17 +1,14 @@
 """`winnow review`: puts the service together, catches up with the topics, opens the page, and ends cleanly."""
 
 import logging
-import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-import uvicorn
 from starlette.applications import Starlette
 
-from foundation.errors import SettingInvalid
+from foundation.listen import Serving, listen
 from foundation.reread import Reread
 from model_registry.registry import Registry
 from review.answers import Answers, Deps
@@ -76,53 +73,16 @@ def _gates_of(tables: Any) -> tuple[str, ...]:
     return tables.review.gate_metrics or ((f"http://127.0.0.1:{port}/metrics",) if port else ())
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, which would end the process by the signal it was stopped with; being told to stop is no failure."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `serve`."""
-        yield
-
-
 def serve(tables: Any, *, rebuild: bool = False) -> None:
     """Serve the page until told to stop. Raises SettingInvalid, KafkaRefused."""
-    server: uvicorn.Server | None = None
-
-    def leave(*_: object) -> None:
-        if server is None:
-            sys.exit(0)
-        server.should_exit = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
-
-    def failed() -> None:
-        if server is not None:
-            server.should_exit = True
-
-    with _listener(tables.review.bind, tables.review.port) as listener, service(tables, rebuild=rebuild, failed=failed) as running:
+    serving = Serving()
+    with (
+        listen("review", tables.review.bind, tables.review.port) as listener,
+        service(tables, rebuild=rebuild, failed=serving.end) as running,
+    ):
         if rebuild:
             print(f"rebuilt from {running.caught_up_records} records and verdicts", file=sys.stderr)  # noqa: T201
-        server = _Server(uvicorn.Config(running.app, log_level="warning", access_log=False, server_header=False, proxy_headers=False))
-        host, port = listener.getsockname()[:2]
-        if running.ingest.error is None and running.publisher.error is None:  # a part may have failed before there was a server
-            print(f"ready http://{host}:{port}", flush=True)  # noqa: T201
-            server.run(sockets=[listener])
+        serving.run(running.app, listener)
         for error in (running.ingest.error, running.publisher.error):
             if error is not None:
                 raise error
-
-
-def _listener(bind: str, port: int) -> socket.socket:
-    """Open the port before anything else, so that a taken one is said at once. Raises SettingInvalid."""
-    # without the protocol's number asyncio leaves Nagle's algorithm on, and every answer waits 40 ms
-    listener = socket.socket(socket.AF_INET6 if ":" in bind else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((bind, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise SettingInvalid(f"review.port = {port} on {bind} cannot be used: {error.strerror}") from error
-    return listener

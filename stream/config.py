@@ -67,6 +67,23 @@ class TopicSettings(Table):
         return self
 
 
+class ServeSettings(Table):
+    """How `winnow serve` is reached; it judges by the settings of [gate]."""
+
+    bind: str = "127.0.0.1"
+    """Address that the service listens on; beyond loopback it needs `serve.token_file` or `serve.open`."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    """Port of the service; 0 takes a free one and prints it."""
+    token_file: Path | None = None
+    """File with the token that callers send as `Authorization: Bearer TOKEN`; read again when it changes."""
+    open: bool = False
+    """Answer callers beyond loopback without a token, where a network lets no stranger through."""
+    most_records: Annotated[int, Field(ge=1)] = 4_096
+    """Most records or queries in one request."""
+    most_bytes: Annotated[int, Field(ge=1_024)] = 33_554_432
+    """Longest request body."""
+
+
 class GateSettings(Table):
     """How records are judged."""
 

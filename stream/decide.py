@@ -26,9 +26,13 @@ class Calibration(NamedTuple):
     temperature: float = 1.0
     bias: float = 0.0
 
+    def calibrated(self, d: float) -> float:
+        """Return calibrated d: the log-odds that the record is right, in nats."""
+        return d / self.temperature + self.bias
+
     def p_chosen(self, d: float) -> float:
         """Return the probability that the record is right, rounded to six decimals."""
-        return round(sigmoid(d / self.temperature + self.bias), 6)
+        return round(sigmoid(self.calibrated(d)), 6)
 
 
 class ScorerFailed(NamedTuple):

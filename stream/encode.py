@@ -17,6 +17,7 @@ Encoding = Literal["chat@1", "joined@1"]
 ENCODINGS: tuple[str, ...] = get_args(Encoding)
 
 _MARK = "\u2402winnow\u2403"
+_ANSWER_MARK = "\u2402answer\u2403"
 
 
 class Template(NamedTuple):
@@ -38,6 +39,14 @@ class Template(NamedTuple):
         return len(self.head) + len(self.tail) + max(len(self.right), len(self.wrong))
 
 
+class Written(NamedTuple):
+    """A chat as text: `[head][record][between][answer][end]`, as a policy with the same chat template writes it."""
+
+    head: str
+    between: str
+    end: str
+
+
 class Encoder:
     """Turns record texts into ids, and ids into the two chats that a plain reward model reads."""
 
@@ -46,6 +55,8 @@ class Encoder:
 
         Raises ModelRefused when the tokenizer cannot tell the two answers apart, SettingInvalid when no record fits.
         """
+        self.words = words
+        self.written = _written(tokenizer, encoding)
         self.template = _template(tokenizer, words, encoding)
         self.max_length = max_length
         self.max_record_tokens = max_length - self.template.chat_overhead_tokens
@@ -53,8 +64,10 @@ class Encoder:
             needed = self.template.chat_overhead_tokens
             raise SettingInvalid(f"max_length = {max_length} leaves no room: the chat template alone takes {needed} tokens")
         self.pad_id = int(tokenizer.pad_token_id)
+        self.end_texts = tuple({text: None for text in (tokenizer.eos_token, tokenizer.pad_token) if text})
         self.backend = tokenizer.backend_tokenizer
         self._plain = PlainTokenizer(self.backend)
+        self._before_answer, self._after_answer = (_ids(tokenizer, text) for text in (self.written.between, self.written.end))
         self.control_ids = self._plain.control_ids
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | None]:
@@ -64,6 +77,13 @@ class Encoder:
     def encode_flat(self, texts: Sequence[str]) -> Encoded:
         """Return the same ids end to end, which costs the interpreter nothing per token."""
         return self._plain.encode(texts, self.max_record_tokens)
+
+    def chat_with(self, ids: Sequence[int], answer: str) -> list[int]:
+        """Return the plain chat of one record and any answer, cut to what the model reads; no byte of either becomes a control token."""
+        [said] = self._plain.encode([answer], self.max_length).split()
+        behind = self._before_answer + ([] if said is None else said.tolist())
+        left = self.max_length - len(self.template.head) - len(ids) - len(self._after_answer)
+        return [*self.template.head, *ids, *behind[: max(0, left)], *self._after_answer]
 
     def chats(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the two plain chats of one record, the right answer first: what TRL trains on and the truth in tests."""
@@ -97,6 +117,14 @@ def _template(tokenizer: PreTrainedTokenizerBase, words: tuple[str, str], encodi
     if all(i == pad for i in right) or all(i == pad for i in wrong):
         raise ModelRefused(f"the verdict words {words[0]!r} and {words[1]!r} look the same to this tokenizer")
     return Template(tuple(head), tuple(answers[0][:shared]), tuple(right), tuple(wrong))
+
+
+def _written(tokenizer: PreTrainedTokenizerBase, encoding: Encoding) -> Written:
+    if encoding == "joined@1":
+        return Written("", " ", str(tokenizer.eos_token))
+    head, _, behind = _chat_text(tokenizer, _ANSWER_MARK).partition(_MARK)
+    between, _, end = behind.partition(_ANSWER_MARK)
+    return Written(head, between, end)
 
 
 def _chat_text(tokenizer: PreTrainedTokenizerBase, word: str) -> str:

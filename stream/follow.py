@@ -61,7 +61,7 @@ class Lasting(NamedTuple):
     """What a swap of models or rules leaves as it is."""
 
     topic_ids: dict[str, str]
-    lotteries: Lotteries
+    lotteries: Lotteries | None
     cache: RewardCache | None = None
 
 

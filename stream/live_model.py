@@ -22,7 +22,7 @@ from stream.config import GateSettings
 from stream.decide import Calibration
 from stream.encode import Encoder, Encoding
 from stream.evidence import Evidence, load_evidence
-from stream.records import Content
+from stream.records import Content, Rewards
 from stream.render import Rendered, Rendering, render
 from stream.score import Scorer
 
@@ -106,13 +106,18 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
 
 def d_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[Rendered]) -> list[float | None]:
     """Return raw d of rendered records with what other records say of them, None of one longer than the model's maximum."""
+    return [None if rewards is None else rewards.d for rewards in rewards_of_shown(scorer, evidence, shown)]
+
+
+def rewards_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[Rendered]) -> list[Rewards | None]:
+    """Return both rewards of rendered records as headers hold them, None of one longer than the model's maximum."""
     encoded = scorer.encoder.encode([record.text for record in shown])
     fitting = [place for place, ids in enumerate(encoded) if ids is not None]
-    found: list[float | None] = [None] * len(shown)
+    found: list[Rewards | None] = [None] * len(shown)
     if fitting:
         rewards_B2 = scorer.rewards([encoded[place] or [] for place in fitting])
         for place, (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
-            found[place] = right - wrong + (0.0 if evidence is None else evidence.of(shown[place]))
+            found[place] = Rewards(right, wrong).with_evidence(0.0 if evidence is None else evidence.of(shown[place]))
     return found
 
 

@@ -1,6 +1,9 @@
 """Training for real, small: starter determinism, full and LoRA with TRL, stock TRL on our files, adoption of its checkpoint."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +33,7 @@ from stream.score_file import judge_values
 from tests.conftest import WORDS
 from trainer.calibrate import cold_threshold, fit, right_held_threshold
 from trainer.config import TrainSettings
+from trainer.data import convert
 from trainer.datasets import Labelled, write_labelled
 from trainer.joint import changed_range
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
@@ -229,6 +233,33 @@ def test_stock_trl_trains_on_our_files_and_we_adopt_what_it_saves(
     (tmp_path / "none").mkdir()
     with pytest.raises(ModelRefused, match="cannot be imported"):
         import_checkpoint(tables, TrainSettings(), tmp_path / "none", "chat")
+
+
+def test_ranked_answers_train_a_reward_that_orders_them_with_trl_itself(starter_directory: Path, tmp_path: Path) -> None:
+    best_first = ["B", "A", "C", "D"]
+    names = sorted({twin.value.decode()[:30] for twin in take(60, 9, unreadable_share=0.0)})
+    held_out = names[::6]
+    for part, prompts in (("train", [name for name in names if name not in held_out]), ("test", held_out)):
+        ranked = tmp_path / f"{part}.jsonl"
+        ranked.write_text("".join(json.dumps({"prompt": name, "answers": best_first}) + "\n" for name in prompts))
+        assert convert(str(ranked), tmp_path / "parts" / f"{part}.jsonl", "preference", WORDS) == 6 * len(prompts)
+    trl = Path(sys.executable).with_name("trl")
+    done = subprocess.run(
+        [trl, "reward", "--dataset_name", tmp_path / "parts", "--model_name_or_path", starter_directory / "reward",
+         "--output_dir", tmp_path / "out", "--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false",
+         "--max_steps", "60", "--learning_rate", "3e-3", "--report_to", "none", "--save_strategy", "no"],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "HF_HOME": str(tmp_path / "hub"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2_000:]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    assert len(held_out) >= 5
+    for name in held_out:
+        chats = [[{"role": "user", "content": name}, {"role": "assistant", "content": answer}] for answer in best_first]
+        with torch.no_grad():
+            said = [float(model(**tokenizer(tokenizer.apply_chat_template(c, tokenize=False), return_tensors="pt")).logits) for c in chats]
+        assert said == sorted(said, reverse=True), name
 
 
 def test_changed_range() -> None:
