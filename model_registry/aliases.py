@@ -34,6 +34,32 @@ class Alias(NamedTuple):
         return pile[-2] if len(pile) > 1 else None
 
 
+class Mark(NamedTuple):
+    """Somebody has seen that what a version lets through, or its errors, have changed: a training is asked for."""
+
+    digest: str
+    time: str
+    why: str
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON that is kept."""
+        return (json.dumps(self._asdict(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def mark_of(digest: str, why: str) -> Mark:
+    """Return a mark made now."""
+    return Mark(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
+
+
+def parse_mark(raw: bytes, where: str) -> Mark:
+    """Return a mark from its JSON. Raises ModelRefused."""
+    try:
+        found = json.loads(raw)
+        return Mark(str(found["digest"]), str(found["time"]), str(found["why"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelRefused(f"the mark {where} cannot be read: {error!r}") from error
+
+
 def moved(old: Alias | None, number: int, why: str, *, pinned: bool | None, is_rollback: bool = False) -> Alias:
     """Return an alias with one more move in its history; `pinned` None leaves the pin as it is."""
     before = old or Alias(number, False, [])

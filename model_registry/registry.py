@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 from foundation.errors import ModelRefused, SettingInvalid, VersionMissing
-from model_registry.aliases import Alias, moved, parse_alias
+from model_registry.aliases import Alias, Mark, mark_of, moved, parse_alias, parse_mark
 from model_registry.config import RegistrySettings
 from model_registry.files import FileStore
 from model_registry.manifest import MANIFEST, Manifest, digest_of_bytes, digest_of_file, parse_manifest, verify_digest
 from model_registry.store import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+_DRIFT = "drift"
+_NOBODY = ""
 OBJECT_SCHEMES = ("s3", "gs", "az")
 
 
@@ -90,7 +92,7 @@ class Registry:
 
     def aliases(self) -> dict[str, int]:
         """Return where every alias points."""
-        return {name: self._alias(name).version for name in self._store.alias_names()}
+        return {name: self._alias(name).version for name in self._alias_names()}
 
     def history(self, alias: str) -> list[dict[str, Any]]:
         """Return the moves of an alias, oldest first: version, time, why."""
@@ -152,6 +154,33 @@ class Registry:
         raw = self._store.alias(CHAMPION)
         return raw is not None and parse_alias(raw, self._where(CHAMPION)).pinned
 
+    def drift(self) -> Mark | None:
+        """Return what was last said of drift, None where there is none or a training has answered it."""
+        raw = self._store.alias(_DRIFT)
+        found = None if raw is None else parse_mark(raw, self._where(_DRIFT))
+        return None if found is None or found.digest == _NOBODY else found
+
+    def say_drift(self, digest: str, why: str) -> None:
+        """Say that what the version of a digest lets through has changed; what was said of it before stays."""
+
+        def step(raw: bytes | None) -> bytes | None:
+            is_said = raw is not None and parse_mark(raw, self._where(_DRIFT)).digest == digest
+            return None if is_said else mark_of(digest, why).to_bytes()
+
+        self._store.change(_DRIFT, step)
+
+    def answer_drift(self, said: Mark) -> None:
+        """Take back what was said, if nothing else has been said meanwhile: a training has learned from what has changed."""
+
+        def step(raw: bytes | None) -> bytes | None:
+            is_same = raw is not None and parse_mark(raw, self._where(_DRIFT)) == said
+            return mark_of(_NOBODY, f"answered: {said.why}").to_bytes() if is_same else None
+
+        self._store.change(_DRIFT, step)
+
+    def _alias_names(self) -> list[str]:
+        return [name for name in self._store.alias_names() if name != _DRIFT]
+
     def export(self, reference: str, directory: Path) -> Version:
         """Copy a verified version, manifest included, to a directory that does not exist yet."""
         version = self.verified(reference)
@@ -175,7 +204,7 @@ class Registry:
         if found is None:
             hint = "`winnow train` publishes one" if not self.versions() else "`winnow registry promote` sets it"
             if alias not in (CHAMPION, CHALLENGER):
-                hint = f"there are: {', '.join(self._store.alias_names()) or 'none'}"
+                hint = f"there are: {', '.join(self._alias_names()) or 'none'}"
             raise VersionMissing(f"the registry {self._store.place} (registry.url) has no alias {alias!r}; {hint}")
         return found
 

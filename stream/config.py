@@ -125,6 +125,12 @@ class GateSettings(Table):
     """Say in the header of held records which fields made them suspect; costs a forward pass per field."""
     max_hold_share: Share = 0.5
     """Held share of the last 1,000 records, by rules or model, above which the flood alarm is raised."""
+    drift_psi: Annotated[float, Field(ge=0)] = 0.25
+    """Population stability index of d, or of a field, over what passes, above which there is drift; 0 looks for none."""
+    drift_share: Share = 0.1
+    """Share of the passing records that are compared with the version's baseline."""
+    drift_audit_rate: Share = 0.05
+    """Share of all judged records that the flat lottery draws while there is drift, if that is more than `gate.audit_rate`."""
     flood_rollback: bool = False
     """Go back to the previous champion when the model alone holds so much; once, until somebody promotes or unpins."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 2_000

@@ -96,6 +96,10 @@ class Lotteries(NamedTuple):
     extra: float = 0.0
     near: float = 1.0
 
+    def raised(self, least: float) -> "Lotteries":
+        """Return lotteries whose flat one draws at least this share."""
+        return self if least <= self.flat else self._replace(flat=least)
+
     def draws(self, decision_ids: Sequence[str], decisions: Sequence[Decision], threshold: float) -> list[Draw | None]:
         """Return the pick of each decision, the flat one first; None where no model judged or nothing was drawn."""
         if not (self.flat or self.extra):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from foundation.errors import ModelRefused, RegistryUnreachable, VersionMissing, WinnowError
+from model_registry.aliases import Mark
 from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
 from stream import wire
 from stream.cache import RewardCache
@@ -105,6 +106,8 @@ class Follower(threading.Thread):
         self._over = threading.Event()
         self._called = threading.Event()
         self._flooded: str | None = None
+        self._drifted: tuple[str, str] | None = None
+        self._said: Mark | None = None
         self._looks = 0
         self._refused: dict[str, int] = {}
         self._shadow: Shadow | None = None
@@ -127,6 +130,17 @@ class Follower(threading.Thread):
         self._flooded = digest
         self._called.set()
 
+    def drifted(self, digest: str, why: str) -> None:
+        """Say in the registry that what the version of this digest lets through has changed, in the thread's own time."""
+        self._drifted = digest, why
+        self._called.set()
+
+    @property
+    def is_drift_said(self) -> bool:
+        """Whether the registry says that what is in service has been overtaken: by this gate, another one, or the verdicts."""
+        said, model = self._said, self._current.judge.model
+        return said is not None and model is not None and said.digest == model.digest
+
     def run(self) -> None:
         """Look until stopped; nothing that goes wrong here may end the gate."""
         while not self._over.is_set():
@@ -136,6 +150,7 @@ class Follower(threading.Thread):
                 return
             try:
                 self._roll_back()
+                self._say_drift()
                 self._look()
             except Exception:
                 log.exception("looking for a new model failed; the old one serves on")
@@ -153,6 +168,19 @@ class Follower(threading.Thread):
             log.error("too much is held: rolled back", extra={"from": digest, "to": back.label})
         except WinnowError as error:
             log.error("too much is held, and there is nothing to roll back to", extra={"detail": str(error)})  # noqa: TRY400
+
+    def _say_drift(self) -> None:
+        """Say once what the gate has seen, and hear what others have said."""
+        if self._registry is None:
+            return
+        said, self._drifted = self._drifted, None
+        try:
+            if said is not None:
+                self._registry.say_drift(*said)
+            self._said = self._registry.drift()
+        except ModelRefused as error:
+            self._drifted = self._drifted or said
+            self._refuse("drift", _kind(error), error)
 
     def _look(self) -> None:
         self._looks += 1

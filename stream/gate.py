@@ -19,7 +19,7 @@ import numpy as np
 from foundation.errors import TopicNotWritable, WinnowError
 from stream.config import GateSettings
 from stream.follow import Follower, Service
-from stream.judge import Judge
+from stream.guards import Guards
 from stream.kafka import Place, Source
 from stream.metrics import GateMetrics, Health
 from stream.read import Read
@@ -29,7 +29,6 @@ from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborte
 
 log = logging.getLogger("winnow.gate")
 
-FLOOD_RECORDS = 1_000
 _IN_FLIGHT, _BEHIND = 3, 4
 _IDLE_POLL_SECONDS = 0.1
 _SERVE_EVERY_SECONDS = 1.0
@@ -59,36 +58,6 @@ class Batch:
     routed: "Future[Routed]"
 
 
-class Flood(NamedTuple):
-    """The share of the last thousand records that is held, and the share that the model holds."""
-
-    held: float
-    by_model: float
-
-
-class FloodGuard:
-    """Watches what one model and one rules file make of the last thousand records; who suddenly holds half has gone wrong."""
-
-    def __init__(self, judge: Judge) -> None:
-        """Start empty: there is no share before a thousand records."""
-        self.raised = False
-        self.asked = False
-        self._judge = judge
-        self._held: deque[bool] = deque(maxlen=FLOOD_RECORDS)
-        self._by_model: deque[bool] = deque(maxlen=FLOOD_RECORDS)
-
-    def shares(self, judge: Judge, decisions: list[Decision]) -> Flood | None:
-        """Add a judge's decisions and return the shares; None for another judge, and as long as there are too few."""
-        if judge is not self._judge:
-            return None
-        held = [decision.route is Route.QUARANTINE for decision in decisions]
-        self._held.extend(held)
-        self._by_model.extend(is_held and d.reason == Reason.MODEL for is_held, d in zip(held, decisions, strict=True))
-        if len(self._held) < FLOOD_RECORDS:
-            return None
-        return Flood(sum(self._held) / FLOOD_RECORDS, sum(self._by_model) / FLOOD_RECORDS)
-
-
 class Gate:
     """One member of the group, from joining to leaving."""
 
@@ -115,8 +84,6 @@ class Gate:
         self._most_records = settings.max_poll_records
         self._batch_seconds = settings.batch_seconds
         self._gather_seconds = settings.max_wait_ms / 1000
-        self._most_held = settings.max_hold_share
-        self._rolls_back = settings.flood_rollback
         self._step = step
         self._host = ThreadPoolExecutor(2, "host")  # the next batch is sent while this one is read
         self._device = ThreadPoolExecutor(1, "device")
@@ -124,7 +91,7 @@ class Gate:
         model = service.judge.model
         self._poll_records = self._fitting(model.records_per_second if model is not None else float("inf"))
         self._most_in_flight = 1
-        self._flood = FloodGuard(service.judge)
+        self._guards = Guards(service.judge, follower, metrics, settings)
         self._lag_seen = 0.0
         self._stop = Event()
 
@@ -196,8 +163,7 @@ class Gate:
             return
         old, self._service = self._service, new
         if new.judge is not old.judge:
-            self._flood = FloodGuard(new.judge)
-            self._metrics.flood.set(0)
+            self._guards.taken_up(new.judge)
             self._metrics.swaps.inc()
         self._metrics.in_service(new.judge.rules, new.judge.model, new.shadow.model if new.shadow is not None else None)
 
@@ -219,6 +185,7 @@ class Gate:
         with self._metrics.timed("judge"):
             decisions = service.judge.decide(given)
         self._compare(service, given, decisions)
+        self._guards.judged(service.judge, given, decisions)
         if service.judge.model is not None and len(decisions) >= _MIN_POLL_RECORDS:
             self._poll_records = self._fitting(len(decisions) / max(1e-6, time.perf_counter() - begun))
         with self._metrics.timed("route"):
@@ -361,27 +328,10 @@ class Gate:
         metrics.transactions.labels("committed").inc()
         metrics.batch_records.observe(len(records))
         metrics.count(decisions)
-        self._watch_for_a_flood(batch.service, decisions)
+        self._guards.committed(batch.service.judge, decisions)
         now = time.time()
         metrics.last_commit_seconds.set(now)
         metrics.end_to_end_seconds.observe(np.maximum(0.0, now - np.array([record.timestamp_ms for record in records]) / 1000))
-
-    def _watch_for_a_flood(self, service: Service, decisions: list[Decision]) -> None:
-        """Watch what is in service; what its predecessor still had in flight says nothing about it."""
-        shares = self._flood.shares(service.judge, decisions)
-        if shares is None:
-            return
-        self._metrics.held_share.set(shares.held)
-        is_flood = shares.held > self._most_held
-        if is_flood and not self._flood.raised:
-            said = {"held_share": round(shares.held, 3), "held_by_model": round(shares.by_model, 3)}
-            log.error("too much is held", extra={**said, "gate.max_hold_share": self._most_held})
-        model, is_models = service.judge.model, shares.by_model > self._most_held  # else the rules hold it
-        if self._rolls_back and model is not None and is_models and not self._flood.asked:
-            self._follower.flooded(model.digest)
-        self._flood.asked = is_models
-        self._flood.raised = is_flood
-        self._metrics.flood.set(is_flood)
 
     def _report(self) -> None:
         now = time.monotonic()

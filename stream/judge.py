@@ -50,6 +50,7 @@ class Judge:
         self._form = settings.format
         self._explain = settings.explain
         self._lotteries = lotteries
+        self.least_audit_rate = 0.0  # raised while there is drift
         self._cache = cache
         self.reads = reads or reader_of(settings, rules, model)
         self.rules = rules
@@ -82,7 +83,7 @@ class Judge:
             judged[place] = rewards.with_evidence(evidence) if evidence and isinstance(rewards, Rewards) else rewards
         decisions = decide(unread, violations, judged, self.model.calibration, self.model.threshold)
         if self._lotteries is not None:
-            draws = self._lotteries.draws(read.decision_ids, decisions, self.model.threshold)
+            draws = self._lotteries.raised(self.least_audit_rate).draws(read.decision_ids, decisions, self.model.threshold)
             decisions = [d if draw is None else d._replace(draw=draw) for d, draw in zip(decisions, draws, strict=True)]
         return self._explained(read, decisions) if self._explain else decisions
 

@@ -20,6 +20,7 @@ from foundation.errors import FingerprintDiffers, ModelRefused
 from model_registry.registry import Version
 from stream.config import GateSettings
 from stream.decide import Calibration
+from stream.drift import Baseline, load_baseline
 from stream.encode import Encoder, Encoding
 from stream.evidence import Evidence, load_evidence
 from stream.records import Content, Rewards
@@ -45,6 +46,7 @@ class LiveModel(NamedTuple):
     threshold: float
     records_per_second: float
     evidence: Evidence | None = None
+    baseline: Baseline | None = None
 
     def d_of(self, contents: Sequence[Content]) -> list[float | None]:
         """Return raw d of records with what other records say of them, None of one that is longer than the model's maximum."""
@@ -101,6 +103,7 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         round(threshold, 6),
         records_per_second,
         load_evidence(version.directory),
+        load_baseline(version.directory),
     )
 
 

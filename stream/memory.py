@@ -144,17 +144,16 @@ class Memory:
         """Count a stream's records, each different one once."""
         different = list({record.text: record for record in records}.values())
         values = [values_of(record) for record in different]
-        often = Counter(path for row in values for path in row)
-        paths = [path for path, count in often.most_common(MOST_PATHS) if count >= max(2, PATH_SHARE * len(values))]
+        paths = frequent_paths(values)
         rows = [dict(_aspects(row)) for row in values]
         parts: dict[str, dict[str, Counter[str]]] = {path: defaultdict(Counter) for path in paths}
         for row in rows:
             for (path, which), part in row.items():
                 if path in parts:
                     parts[path][which][part] += 1
-        patterns = {path: Counter(_key(pattern(row[path])) for row in values if path in row) for path in paths}
+        patterns = {path: Counter(digest_of_text(pattern(row[path])) for row in values if path in row) for path in paths}
         state = {
-            "known": {_key(record.text) for record in different},
+            "known": {digest_of_text(record.text) for record in different},
             "shapes": Counts.of(Counter(_shape(row) for row in values)),
             "patterns": {path: Counts.of(counts) for path, counts in patterns.items()},
             "parts": {path: {which: Counts.of(counts) for which, counts in found.items()} for path, found in parts.items()},
@@ -167,7 +166,7 @@ class Memory:
 
         `source` is the record of the stream that this one was made of, if it is a corrupted copy.
         """
-        own = source if source is not None else record if _key(record.text) in self._known else None
+        own = source if source is not None else record if digest_of_text(record.text) in self._known else None
         values = values_of(record)
         own_values = {} if own is None else values if own is record else values_of(own)
         aspects = dict(_aspects(values))
@@ -185,7 +184,7 @@ class Memory:
             part = aspects.get((path, which))
             if part is not None:
                 rare = max(rare, counts.level(part, own_aspects.get((path, which))))
-        odd = self._patterns[path].level(_key(pattern(value)), None if own is None else _key(pattern(own)))
+        odd = self._patterns[path].level(digest_of_text(pattern(value)), None if own is None else digest_of_text(pattern(own)))
         agreement, unusual = MOST_LEVEL + 1, 0
         for rule in self._rules.get(path, ()):
             level = rule.agreement(aspects, own_aspects)
@@ -197,6 +196,12 @@ class Memory:
 def values_of(record: Rendered) -> dict[str, str]:
     """Return the values of a record by path; the last counts where a path comes twice."""
     return {field.path: record.text[field.start : field.end] for field in record.fields}
+
+
+def frequent_paths(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the paths that many records have, the most frequent first: what few have may be somebody's data."""
+    often = Counter(path for row in rows for path in row)
+    return [path for path, count in often.most_common(MOST_PATHS) if count >= max(2, PATH_SHARE * len(rows))]
 
 
 @lru_cache(_CACHED)
@@ -221,11 +226,11 @@ def _parts_of(value: str) -> tuple[tuple[str, str], ...]:
         number = math.nan
     if math.isfinite(number):
         found.append((FLOOR, str(math.floor(number))))
-    return tuple((which, _key(part)) for which, part in found)
+    return tuple((which, digest_of_text(part)) for which, part in found)
 
 
 def _shape(values: Mapping[str, str]) -> str:
-    return _key("\n".join(values))
+    return digest_of_text("\n".join(values))
 
 
 def _rule(rows: Sequence[dict[Aspect, str]], given: Aspect, told: Aspect) -> Rule:
@@ -293,5 +298,6 @@ def _level(share: float) -> int:
     return sum(-math.log(share) >= limit for limit in UNUSUAL_NATS)
 
 
-def _key(text: str) -> str:
+def digest_of_text(text: str) -> str:
+    """Return the 48 bits that stand for a text, as hexadecimal digits."""
     return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=_DIGEST_BYTES).hexdigest()

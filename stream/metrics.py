@@ -74,6 +74,13 @@ class GateMetrics:
         self.shadow = Info("winnow_shadow", "The challenger in shadow: label and digest as loaded.", registry=self.registry)
         self.held_share = self._gauge("winnow_held_share", "Held share of the last 1,000 records, by rules or model.")
         self.flood = self._gauge("winnow_flood", "1 while the held share is above gate.max_hold_share, else 0.")
+        self.drift_psi = self._gauge(
+            "winnow_drift_psi",
+            "PSI of what passes against the version's baseline: of d, and of the field that has changed most.",
+            "of",
+        )
+        self.drift = self._gauge("winnow_drift", "1 while there is drift, seen here or said in the registry, else 0.")
+        self.no_drift()
         for what in ("model", "shadow", "rules", "missing", "unreadable", "unreachable"):
             self.refused.labels(what)
         for lottery in Lottery:
@@ -90,6 +97,12 @@ class GateMetrics:
         for stage in STAGES:
             self.stage_seconds.labels(stage)
         self.know_rules(rules)
+
+    def no_drift(self) -> None:
+        """Begin anew: nothing is known of what passes."""
+        for of in ("d", "field"):
+            self.drift_psi.labels(of).set(0)
+        self.drift.set(0)
 
     def know_rules(self, rules: Rules) -> None:
         """Initialise the labels of a rules file and say that it is in service."""

@@ -68,6 +68,10 @@ class TrainSettings(Table):
     """`--watch` trains again after so many new verdicts."""
     retrain_hours: Annotated[float, Field(gt=0)] = 24.0
     """`--watch` trains again after so many hours, if there is any new verdict."""
+    drift_verdicts: Annotated[int, Field(ge=1)] = 50
+    """`--watch` trains again after so many new verdicts, if that is fewer, where drift has been seen."""
+    drift_delta: Annotated[float, Field(gt=0, lt=1)] = 0.002
+    """How probable a false alarm may be when ADWIN looks whether audited records have become wrong more often."""
     work_directory: Path | None = None
     """Where training writes while it works; unset means a temporary directory that is removed."""
 

@@ -19,6 +19,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from foundation.errors import DataRefused, KafkaRefused, ModelRefused
+from model_registry.aliases import Mark
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
 from model_registry.report import Report
@@ -26,6 +27,7 @@ from stream.encode import Encoder
 from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
+from trainer.audited import AuditedErrors
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify
@@ -33,14 +35,14 @@ from trainer.check import Finding
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
-from trainer.learned import SCORE_TOKENS, Learned, d_with
+from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_with
 from trainer.noise import Doubted, probability_of_verdicts, treat
 from trainer.pairs import RENDERING, encode_labelled
 from trainer.promote import conclude, finish_interrupted, newest_of_cycles
 from trainer.publish import Facts, publish
 from trainer.report import Before, Found, report_files, report_of
 from trainer.sort import Sorted, sort
-from trainer.train import checked, evidence_files, learn_from, sample_of, words_of, workplace
+from trainer.train import checked, learn_from, sample_of, stream_files, words_of, workplace
 from trainer.unlabelled import say_if_none, stream_of_cycle
 from trainer.verdicts import Settled, Snapshot, read_snapshot, settle
 
@@ -86,7 +88,8 @@ def run_cycle(
     with workplace(settings) as work:
         learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
         say_if_none(learned.contrastive, settings)
-        p_stream = learned.p_of(sample_of(encoder, stream) or learned.train_set)
+        of_stream = learned.judged(sample_of(encoder, stream) or learned.train_set)
+        p_stream = of_stream.p_chosen
         wanted = right_held_threshold(p_stream, settings.right_held_share)
         certificate = _certificate(learned, sorted_.flat, p_stream, wanted.p_chosen, settings)
         threshold = _threshold(certificate, wanted)
@@ -97,7 +100,7 @@ def run_cycle(
         decision = _decided(champion, comparison)
         found = Found(sorted_, findings, doubted, snapshot, certificate, comparison, decision)
         report = report_of(learned, judged, before, p_stream, found)
-        version = _publish(registry, base, learned, threshold, settings, words, snapshot, champion, report, work)
+        version = _publish(registry, base, learned, of_stream, threshold, settings, words, snapshot, champion, report, work)
     step("published")
     promotion = conclude(registry, version, decision, step)
     return Cycle(version, promotion, findings, certificate, comparison)
@@ -109,14 +112,20 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
     What is refused is tried again when more is answered; what fails, Kafka and the registry too, after a pause that doubles.
     """
     registry = Registry(tables.registry)
+    audited = AuditedErrors(settings.drift_delta)
     in_vain, pause = 0, WATCH_SECONDS  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
         try:
             finish_interrupted(registry)
-            new = new_verdicts(registry, tables)
+            audited.look(registry, tables)
+            new, drift = new_verdicts(registry, tables), _drift_of_champion(registry)
             in_vain = min(in_vain, new)  # somebody else may have trained on them meanwhile
-            if is_due(new, in_vain, _age_seconds(registry), settings):
+            if is_due(new, in_vain, _age_seconds(registry), settings, is_drifting=drift is not None):
+                if drift is not None:
+                    print(f"drift: {drift.why}", file=sys.stderr)  # noqa: T201
                 say(run_cycle(tables, settings, base_name, unlabelled))
+                if drift is not None:
+                    registry.answer_drift(drift)
                 in_vain = 0
             pause = WATCH_SECONDS
         except DataRefused as error:
@@ -130,9 +139,18 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
         time.sleep(WATCH_SECONDS)
 
 
-def is_due(new: int, in_vain: int, age_seconds: float, settings: TrainSettings) -> bool:
-    """Return whether to train now: enough new verdicts, or some and the newest version is old."""
-    return new - in_vain >= settings.retrain_verdicts or (new > in_vain and age_seconds > settings.retrain_hours * 3600)
+def is_due(new: int, in_vain: int, age_seconds: float, settings: TrainSettings, *, is_drifting: bool = False) -> bool:
+    """Return whether to train now: enough new verdicts, fewer where there is drift, or some and the newest version is old."""
+    enough = min(settings.retrain_verdicts, settings.drift_verdicts) if is_drifting else settings.retrain_verdicts
+    return new - in_vain >= enough or (new > in_vain and age_seconds > settings.retrain_hours * 3600)
+
+
+def _drift_of_champion(registry: Registry) -> Mark | None:
+    """Return what has been said of drift, if it was said of the version that is champion now."""
+    said = registry.drift()
+    if said is None or CHAMPION not in registry.aliases() or registry.resolve(CHAMPION).digest != said.digest:
+        return None
+    return said
 
 
 def _age_seconds(registry: Registry) -> float:
@@ -251,6 +269,7 @@ def _publish(
     registry: Registry,
     base: Base,
     learned: Learned,
+    of_stream: OfStream,
     threshold: Threshold,
     settings: TrainSettings,
     words: tuple[str, str],
@@ -267,5 +286,5 @@ def _publish(
         None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},
         snapshot.digest,
     )  # fmt: skip
-    beside = report_files(report, registry.name) | evidence_files(learned.evidence)
+    beside = report_files(report, registry.name) | stream_files(learned.evidence, of_stream, threshold)
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)

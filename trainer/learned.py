@@ -9,12 +9,21 @@ import numpy as np
 
 from model_registry.manifest import Calibration
 from stream.evidence import Evidence
+from stream.render import Rendered
 from stream.score import Scorer
 from trainer.calibrate import p_of
 from trainer.pairs import Encoded
 from trainer.reward import Trained
 
 SCORE_TOKENS = 8_192
+
+
+class OfStream(NamedTuple):
+    """Records of the stream, what a model makes of them: raw d and calibrated p_chosen."""
+
+    shown: list[Rendered]
+    d: np.ndarray
+    p_chosen: np.ndarray
 
 
 class Learned(NamedTuple):
@@ -47,12 +56,22 @@ class Learned(NamedTuple):
 
     def p_of(self, encoded: Encoded) -> np.ndarray:
         """Return the calibrated p_chosen of records."""
-        return p_of(d_with(self.scorer, self.evidence, encoded), self.calibration)
+        return self.judged(encoded).p_chosen
+
+    def judged(self, encoded: Encoded) -> OfStream:
+        """Return what the model makes of records."""
+        return judged_stream(self.scorer, self.evidence, encoded, self.calibration)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many records there were of each kind."""
         return _counts(self.train_set, self.test_set, self.contrastive)
+
+
+def judged_stream(scorer: Scorer, evidence: Evidence | None, encoded: Encoded, calibration: Calibration) -> OfStream:
+    """Return what a model makes of records."""
+    d = d_with(scorer, evidence, encoded)
+    return OfStream(encoded.shown, d, p_of(d, calibration))
 
 
 def d_of(scorer: Scorer, ids: list[list[int]]) -> np.ndarray:

@@ -19,16 +19,17 @@ from foundation.aside import held, sweep
 from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
+from stream.drift import BASELINE_FILE, Baseline
 from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.evidence import EVIDENCE_FILE, Evidence
 from stream.render import Rendering
 from stream.score import Scorer, refuse_windows
 from trainer.bases import Base, encoder_of, load_base
-from trainer.calibrate import auroc_of, cold_threshold, fit, p_of, right_held_threshold
+from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
-from trainer.learned import SCORE_TOKENS, Learned, d_with
+from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_with, judged_stream
 from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
 from trainer.processes import train
 from trainer.promote import announce
@@ -126,16 +127,16 @@ def _publish_trained(
     findings = checked(learn, test, settings)
     learned = learn_from(base, encoder, learn, test, stream, settings, work)
     say_if_none(learned.contrastive, settings)
-    p_stream = learned.p_of(sample_of(encoder, stream) or learned.train_set)
-    threshold = right_held_threshold(p_stream, settings.right_held_share)
+    of_stream = learned.judged(sample_of(encoder, stream) or learned.train_set)
+    threshold = right_held_threshold(of_stream.p_chosen, settings.right_held_share)
     digest = digest_of_data(labelled)
-    report = report_of_data(learned, threshold, p_stream, findings, digest)
+    report = report_of_data(learned, threshold, of_stream.p_chosen, findings, digest)
     facts = Facts(
         base.name, settings.method, words, RENDERING, "chat@1", learned.calibration, threshold, learned.metrics,
         settings.model_dump(mode="json", exclude={"work_directory"}), digest, learned.counts,
     )  # fmt: skip
     beside = report_files(report, registry.name)
-    beside |= evidence_files(learned.evidence)
+    beside |= stream_files(learned.evidence, of_stream, threshold)
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
 
 
@@ -152,12 +153,13 @@ def _publish_cold(
     calibration = Calibration()
     shown = rendered(stream, RENDERING)
     evidence = weigh(shown, shown, [], settings.seed) if settings.evidence else None
-    threshold = cold_threshold(p_of(d_with(scorer, evidence, sample), calibration), settings.cold_hold_share)
+    of_stream = judged_stream(scorer, evidence, sample, calibration)
+    threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(
         base.name, "starter", words, RENDERING, "chat@1", calibration, threshold, {},
         settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(sample.ids)},
     )  # fmt: skip
-    return publish(registry, base.model, base.tokenizer, scorer, facts, work, beside=evidence_files(evidence))
+    return publish(registry, base.model, base.tokenizer, scorer, facts, work, beside=stream_files(evidence, of_stream, threshold))
 
 
 def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, template: str) -> Version:
@@ -202,9 +204,12 @@ def sample_of(encoder: Encoder, stream: list[str], rendering: Rendering = RENDER
     return sample if sample.ids else None
 
 
-def evidence_files(evidence: Evidence | None) -> dict[str, str]:
-    """Return the file that a version keeps of its evidence, by name."""
-    return {} if evidence is None else {EVIDENCE_FILE: evidence.text}
+def stream_files(evidence: Evidence | None, of_stream: OfStream, threshold: Threshold) -> dict[str, str]:
+    """Return what a version keeps of its stream, by file name: evidence, and the baseline of what passes."""
+    passing = np.flatnonzero(of_stream.p_chosen >= threshold.p_chosen)
+    baseline = Baseline.of([of_stream.shown[place] for place in passing], of_stream.d[passing].tolist())
+    found = {EVIDENCE_FILE: evidence, BASELINE_FILE: baseline}
+    return {name: each.text for name, each in found.items() if each is not None}
 
 
 @contextmanager

@@ -23,10 +23,10 @@ from stream.decide import Lotteries
 from stream.decode import decode_value
 from stream.explain import suspects
 from stream.follow import Follower, Lasting, Service, make_service
-from stream.gate import FloodGuard, Gate
+from stream.guards import FloodGuard, Guards
 from stream.judge import Judge
 from stream.live_model import load_live_model
-from stream.metrics import GateMetrics, Health
+from stream.metrics import GateMetrics
 from stream.reading_process import ReadingProcess
 from stream.records import Decision, Route
 from stream.rules import Rules
@@ -192,32 +192,29 @@ def test_there_is_no_held_share_before_a_thousand_records() -> None:
 def test_a_flood_raises_the_alarm_and_asks_for_the_model_before(decision: Decision, rolls_back: bool, asked: bool) -> None:
     asks: list[str] = []
     judge = Judge(GateSettings(), Rules(), None)
-    judge.model = SimpleNamespace(digest="sha256:1", records_per_second=1.0)  # type: ignore[assignment]
-    service = Service(judge, wire.Constants({}))
+    judge.model = SimpleNamespace(digest="sha256:1", baseline=None)  # type: ignore[assignment]
     settings = GateSettings(flood_rollback=rolls_back, max_hold_share=0.4)
     metrics = GateMetrics(Rules())
-    nothing = SimpleNamespace()
-    it = Gate(nothing, nothing, service, SimpleNamespace(flooded=asks.append), nothing, metrics, Health(), settings)  # type: ignore[arg-type]
-    it._watch_for_a_flood(service, [decision] * 500 + [CLEAN] * 500)
+    guards = Guards(judge, SimpleNamespace(flooded=asks.append), metrics, settings)  # type: ignore[arg-type]
+    guards.committed(judge, [decision] * 500 + [CLEAN] * 500)
     assert metrics.flood._value.get() == 1
     assert asks == (["sha256:1"] if asked else [])
-    it._watch_for_a_flood(service, [decision] * 500)
+    guards.committed(judge, [decision] * 500)
     assert len(asks) <= 1, "asked once a flood"
-    it._watch_for_a_flood(service, [CLEAN] * 1_000)
+    guards.committed(judge, [CLEAN] * 1_000)
     assert metrics.flood._value.get() == 0
 
 
 def test_a_model_that_floods_beside_rules_is_rolled_back_all_the_same() -> None:
     asks: list[str] = []
     judge = Judge(GateSettings(), Rules(), None)
-    judge.model = SimpleNamespace(digest="sha256:1", records_per_second=1.0)  # type: ignore[assignment]
-    service, nothing = Service(judge, wire.Constants({})), SimpleNamespace()
+    judge.model = SimpleNamespace(digest="sha256:1", baseline=None)  # type: ignore[assignment]
     settings = GateSettings(flood_rollback=True, max_hold_share=0.5)
-    it = Gate(nothing, nothing, service, SimpleNamespace(flooded=asks.append), nothing, GateMetrics(Rules()), Health(), settings)  # type: ignore[arg-type]
+    guards = Guards(judge, SimpleNamespace(flooded=asks.append), GateMetrics(Rules()), settings)  # type: ignore[arg-type]
     for _ in range(20):
-        it._watch_for_a_flood(service, [RULED] * 5 + [CLEAN] * 45)
+        guards.committed(judge, [RULED] * 5 + [CLEAN] * 45)
     for _ in range(20):  # the total crosses the limit before the model's own share does
-        it._watch_for_a_flood(service, [RULED] * 5 + [HELD] * 45)
+        guards.committed(judge, [RULED] * 5 + [HELD] * 45)
     assert asks == ["sha256:1"]
 
 
