@@ -18,6 +18,7 @@ from foundation.errors import DataRefused
 from trainer.dataset_files import Row, rows_of, write_rows
 
 TEXT_FIELD = "text"
+UNSEEN_SHARE = 0.1
 Form = Literal["binary", "preference"]
 
 
@@ -102,6 +103,14 @@ def is_held_out(text: str, share: float) -> bool:
     """Return whether a record belongs to the test split, by a hash of its text: it never moves and never leaks."""
     ticket = int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"hold-out").digest(), "big")
     return ticket < share * 2**64
+
+
+def is_unseen(text: str) -> bool:
+    """Return whether a record of the stream is of the tenth that no training reads, by the same hash.
+
+    A model is surer of what it has learned from: thresholds, and the baseline of drift, are made on records that it has never read.
+    """
+    return is_held_out(text, UNSEEN_SHARE)
 
 
 def digest_of_data(records: Iterable[Labelled]) -> str:

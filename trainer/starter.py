@@ -1,7 +1,7 @@
 """The starter: tokenizer and small model from nothing but unlabelled records, so that a gate works before any verdict.
 
 Enters: rendered records. Leaves: DIR/lm (causal), DIR/reward (one-output classifier on the same trunk, head trained),
-DIR/starter.json, and DIR/unlabelled.jsonl, the records it learned from, for the contrastive mix of later training.
+DIR/starter.json, and DIR/unlabelled.jsonl, the records, for later training. A tenth of them, by a hash, is not learned from.
 Same seed, steps, threads and machine give the same digest.
 """
 
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM,
 from foundation.errors import DataRefused, SettingInvalid
 from stream.encode import Encoder
 from stream.render import Rendered
+from trainer.datasets import is_unseen
 from trainer.doubt import look, rows_looked_at
 from trainer.joint import DOUBTING_AT, JointModel, Losses, PairSource, learn
 from trainer.starter_files import FACTS, UNLABELLED, digest_of
@@ -84,10 +85,11 @@ def train_starter(
     if len(records) < MINIMUM_RECORDS:
         raise DataRefused(f"{len(records)} records are too few for a starter, which needs at least {MINIMUM_RECORDS}")
     torch.manual_seed(plan.seed)
-    tokenizer = train_tokenizer([record.text for record in records], words, shape)
+    seen = [record for record in records if not is_unseen(record.text)]
+    tokenizer = train_tokenizer([record.text for record in seen], words, shape)
     encoder = Encoder(tokenizer, words, "chat@1", shape.max_length)
     model = _new_model(tokenizer, shape)
-    steps = plan.steps if plan.steps is not None else _steps_in(plan, model, records, encoder)
+    steps = plan.steps if plan.steps is not None else _steps_in(plan, model, seen, encoder)
     started(steps)
     last: list[Losses] = []
 
@@ -95,7 +97,7 @@ def train_starter(
         last[:] = [losses]
         watch(step, losses)
 
-    learn(model, PairSource(records, encoder, plan.pairs_per_batch, plan.seed), steps, plan.learning_rate, keep)
+    learn(model, PairSource(seen, encoder, plan.pairs_per_batch, plan.seed), steps, plan.learning_rate, keep)
     return Starter(tokenizer, model, encoder, steps, last[0] if last else None)
 
 

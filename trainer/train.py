@@ -28,7 +28,7 @@ from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
-from trainer.datasets import Labelled, digest_of_data, is_held_out, read_labelled
+from trainer.datasets import UNSEEN_SHARE, Labelled, digest_of_data, is_held_out, is_unseen, read_labelled
 from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_with, judged_stream
 from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
 from trainer.processes import train
@@ -38,7 +38,7 @@ from trainer.report import report_files, report_of_data
 from trainer.unlabelled import say_if_none, unlabelled_of
 from trainer.weigh import said_of, weigh
 
-MOST_SCORED = 2_000
+MOST_SCORED, FEWEST_UNSEEN = 2_000, 100
 _WORK = "winnow-train-"
 
 
@@ -80,7 +80,8 @@ def learn_from(
     # audit draws that no training may see are among them; what people call wrong is not drawn as right
     kept = {text_of_content(record.content) for record in [*test, *[each for each in learn if not each.is_right]]}
     whole = rendered(stream, RENDERING)
-    free = [record for record in whole if record.text not in kept and not is_held_out(record.text, settings.held_out_share)]
+    share = max(settings.held_out_share, UNSEEN_SHARE)
+    free = [record for record in whole if record.text not in kept and not is_held_out(record.text, share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
@@ -152,7 +153,7 @@ def _publish_cold(
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
     calibration = Calibration()
     shown = rendered(stream, RENDERING)
-    evidence = weigh(shown, shown, [], settings.seed) if settings.evidence else None
+    evidence = weigh(shown, [record for record in shown if not is_unseen(record.text)], [], settings.seed) if settings.evidence else None
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(
@@ -198,9 +199,11 @@ def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
 
 
 def sample_of(encoder: Encoder, stream: list[str], rendering: Rendering = RENDERING) -> Encoded | None:
-    """Return an even sample of the stream, as many records as a threshold needs; None where none can be read."""
-    step = max(1, len(stream) // MOST_SCORED)
-    sample = encode_labelled([Labelled(content, True) for content in stream[::step]], encoder, rendering)
+    """Return an even sample of what no training has read of the stream, of all of it where that is little; None without a readable one."""
+    unseen = [content for content in stream if is_unseen(text_of_content(content))]
+    drawn = unseen if len(unseen) >= FEWEST_UNSEEN else stream
+    step = max(1, len(drawn) // MOST_SCORED)
+    sample = encode_labelled([Labelled(content, True) for content in drawn[::step]], encoder, rendering)
     return sample if sample.ids else None
 
 
