@@ -4,6 +4,7 @@ Enters: topic names. Leaves: every input offset that has no decision, or more th
 with read_committed from the first offset to the last, with a plain consumer that shares nothing with the gate.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -25,6 +26,7 @@ class Outcome(NamedTuple):
     reason: str
     route: str
     p_chosen: float | None
+    suspect: str | None = None
 
 
 class Ledger(NamedTuple):
@@ -72,6 +74,7 @@ def outcome_of(message: Message) -> Outcome:
         wire.last(headers, wire.REASON) or "",
         wire.last(headers, wire.ROUTE) or "",
         None if p_chosen is None else float(p_chosen),
+        next((path for path, _ in json.loads(wire.last(headers, wire.SUSPECT) or "[]")), None),
     )
 
 

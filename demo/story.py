@@ -46,7 +46,7 @@ def tell(scene: Scene, stay: ExitStack, count: int, rounds: int, seed: int) -> d
             judged.append(judged[-1] if new is None else Judged(new.version, score(new.version, tables.gate, strangers)))
     ledger = read_ledger(tables.kafka.bootstrap_servers, tables.topics)
     print_summary(scene.console, ledger, scene.truth, judged)
-    return fields_of(ledger, tables.topics, judged, played) | {
+    return fields_of(ledger, scene.truth, tables.topics, judged, played) | {
         "swap_lost": len(set(ledger.lost) - first_part),
         "seconds_train": round(seconds_train + sum(each.seconds_train for each in played), 1),
     }

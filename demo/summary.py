@@ -12,7 +12,7 @@ from rich.table import Table
 from demo.errors import ERRORS, LATER_ERRORS
 from demo.ledger import Ledger
 from demo.round import Round
-from demo.twins import RIGHT, UNREADABLE, Truth, Twin
+from demo.twins import RIGHT, UNREADABLE, Truth, Twin, wrong_paths
 from model_registry.registry import Version
 from stream.config import GateSettings, TopicSettings
 from stream.decode import decode_value
@@ -80,6 +80,13 @@ class Scored(NamedTuple):
             recall_by_kind={kind: float((~passes[at]).mean()) for kind, at in places.items()},
         )
 
+    def calibration_error(self, bins: int = 10) -> float:
+        """Return the expected calibration error of p_chosen over bins of equal width (Naeini et al. 2015)."""
+        p = np.array([each for each in self.p_chosen if each is not None])
+        right = np.array([truth.kind == RIGHT for truth in self.truths])
+        which = np.minimum((p * bins).astype(int), bins - 1)
+        return float(sum(abs(p[which == b].sum() - right[which == b].sum()) for b in range(bins)) / len(p))
+
 
 def evaluate(version: Version, settings: GateSettings, twins: Sequence[Twin]) -> Evaluation:
     """Return the figures of a version over all these twins."""
@@ -119,11 +126,13 @@ class Judged(NamedTuple):
     scored: Scored
 
 
-def fields_of(ledger: Ledger, topics: TopicSettings, judged: Sequence[Judged], played: Sequence[Round]) -> dict[str, Any]:
+def fields_of(
+    ledger: Ledger, truth: dict[str, Truth], topics: TopicSettings, judged: Sequence[Judged], played: Sequence[Round]
+) -> dict[str, Any]:
     """Return the fields of the demo's JSON object; `judged` are the champions before the first round and after each.
 
     The certificate is the serving champion's. `auroc`, `recall_at_5pct_fp` and `auroc_zero_verdicts` leave the later kinds of
-    error out, the fields of before and after do not.
+    error out, the fields of before and after do not. `ece_after`: of p_chosen on all strangers. `field_hit_rate`: see there.
     """
     before, after = judged[0].scored.evaluation(), judged[-1].scored.evaluation()
     known = judged[-1].scored.evaluation(ERRORS)
@@ -151,11 +160,27 @@ def fields_of(ledger: Ledger, topics: TopicSettings, judged: Sequence[Judged], p
         "right_held_after": round(after.right_held, 4),
         "recall_new_kinds_before": round(before.recall_of(LATER_ERRORS), 4),
         "recall_new_kinds_after": round(after.recall_of(LATER_ERRORS), 4),
+        "ece_after": round(judged[-1].scored.calibration_error(), 4),
+        "field_hit_rate": round(field_hit_rate(ledger, truth), 4),
         "certificate": certificate._asdict() if isinstance(certificate, Certificate) else None,
         "certificate_reason": certificate.reason if isinstance(certificate, Refused) else None,
         "swap_pause_ms": round(max(pauses)) if pauses else None,
         "rounds": [_round(each, champion.scored.evaluation()) for each, champion in zip(played, judged[1:], strict=True)],
     }
+
+
+def field_hit_rate(ledger: Ledger, truth: dict[str, Truth]) -> float:
+    """Return in how many wrong records of the stream that the model held the most suspect field was a wrong one.
+
+    Records whose wrong fields are all missing are left out: what is not there cannot be marked.
+    """
+    hits = []
+    for outcome in ledger.outcomes:
+        if outcome.suspect is not None and truth[outcome.decision_id].is_wrong and outcome.value is not None:
+            paths = wrong_paths(truth[outcome.decision_id], outcome.value)
+            if paths:
+                hits.append(outcome.suspect in paths)
+    return float(np.mean(hits)) if hits else 0.0
 
 
 def _round(played: Round, on: Evaluation) -> dict[str, Any]:

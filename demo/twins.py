@@ -31,12 +31,27 @@ _PLANTS = "泵站 变电站 监测站 水厂 换热站 充电站 气象站 污�
 _NUMBERS = ("longitude", "latitude", "temperature", "humidity")
 _MOBILE_PREFIXES = "130 131 135 136 137 138 139 150 151 158 159 177 180 186 187 188 189".split()
 
+_PLACE = ("longitude", "latitude")
+_TEXT_FORMS = {
+    "name": "{}",
+    "address": "{}",
+    "postcode": "邮编:{}",
+    "phone": "联系电话:{}",
+    "temperature": "温度:{}℃",
+    "humidity": "湿度:{}%",
+}
+
 
 class Truth(NamedTuple):
-    """What is so about a record: `right`, `unreadable`, or an error kind and the field it sits in."""
+    """What is so about a record: `right`, `unreadable`, or an error kind and the fields it sits in."""
 
     kind: str
-    field: str = ""
+    fields: tuple[str, ...] = ()
+
+    @property
+    def field(self) -> str:
+        """The first field it sits in."""
+        return self.fields[0] if self.fields else ""
 
     @property
     def is_wrong(self) -> bool:
@@ -74,8 +89,8 @@ def stream(
             yield Twin(key, unreadable_bytes(random, _as_bytes(fields, is_json)), Truth(UNREADABLE))
         elif draw < unreadable_share + wrong_share:
             kind = random.choice(chosen)
-            broken, field = (ERRORS | LATER_ERRORS)[kind](random, dict(fields))
-            yield Twin(key, _as_bytes(broken, is_json), Truth(kind, field))
+            broken, names = (ERRORS | LATER_ERRORS)[kind](random, dict(fields))
+            yield Twin(key, _as_bytes(broken, is_json), Truth(kind, names))
         else:
             yield Twin(key, _as_bytes(fields, is_json), Truth(RIGHT))
 
@@ -127,17 +142,20 @@ def _as_bytes(fields: Fields, is_json: bool) -> bytes:
     if is_json:
         shown = {name: _as_number(value) if name in _NUMBERS else value for name, value in fields.items()}
         return json.dumps(shown, ensure_ascii=False).encode()
-    labels = {
-        "name": "{}",
-        "address": "{}",
-        "postcode": "邮编:{}",
-        "phone": "联系电话:{}",
-        "temperature": "温度:{}℃",
-        "humidity": "湿度:{}%",
-    }
-    parts = [form.format(fields[name]) for name, form in labels.items() if fields.get(name)]
+    parts = [form.format(fields[name]) for name, form in _TEXT_FORMS.items() if fields.get(name)]
     parts.insert(-2, f"坐标:{fields['longitude']} {fields['latitude']}")
     return ",".join(parts).encode()
+
+
+def wrong_paths(truth: Truth, value: bytes) -> set[str]:
+    """Return the paths by which a gate may name the wrong fields of a record; empty where all of them are missing from it."""
+    names = set(truth.fields)
+    if value.startswith(b"{"):
+        return names & set(json.loads(value))
+    labels = {name: form.partition(":")[0] for name, form in _TEXT_FORMS.items() if ":" in form} | dict.fromkeys(_PLACE, "坐标")
+    found = {labels[name] for name in names if name in labels and f"{labels[name]}:".encode() in value}
+    unlabelled = [part for part in value.decode().split(",") if ":" not in part]
+    return found | {f"part {at}" for at, name in enumerate(("name", "address"), 1) if name in names and len(unlabelled) > 1}
 
 
 def _as_number(value: str) -> float | int | str:

@@ -9,16 +9,30 @@ weights are a logistic regression (trainer/weigh.py), as training on pairs is on
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from foundation.errors import ModelRefused
-from stream.memory import Memory, Seen
+from stream.memory import MOST_LEVEL, Memory, Seen
 from stream.render import Rendered
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
+LEVELS = ("rare", "odd", "apart", "unusual")
 _FORMAT = 1
+_MOST_PATHS_KEPT = 4_096
+
+
+class _Tables(NamedTuple):
+    """What a field weighs at each level, in nats, when it is there, and when it is empty."""
+
+    rare: tuple[float, ...]
+    odd: tuple[float, ...]
+    apart: tuple[float, ...]
+    unusual: tuple[float, ...]
+    there: float
+    empty: float
 
 
 class Evidence:
@@ -29,6 +43,9 @@ class Evidence:
         self._memory = memory
         self._weights = dict(weights)
         self._bias = bias
+        self._any = {name: self._steps(f"{ANY}|{name}") for name in LEVELS}
+        self._shape = self._steps(f"{ANY}|shape")
+        self._of_path: dict[str, _Tables] = {}
 
     @cached_property
     def text(self) -> str:
@@ -47,7 +64,32 @@ class Evidence:
         return {each.path: self._sum([_usual(other) if other is each else other for other in seen], shape) - whole for each in seen}
 
     def _sum(self, seen: Sequence[Seen], shape: int) -> float:
-        return sum(self._weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
+        """Add up what `signs_of` would name: a field's own signs and its part of the counts over fields, then those of the worst field."""
+        total = self._shape[shape]
+        rarest = oddest = farthest = most_unusual = 0
+        for path, rare, odd, apart, unusual, is_empty in seen:
+            rare_, odd_, apart_, unusual_, there, empty = self._of_path.get(path) or self._tables(path)
+            far = apart or 0
+            total += rare_[rare] + odd_[odd] + apart_[far] + unusual_[unusual] + there
+            if is_empty:
+                total += empty
+            rarest, oddest = (rare if rare > rarest else rarest), (odd if odd > oddest else oddest)
+            farthest, most_unusual = (far if far > farthest else farthest), (unusual if unusual > most_unusual else most_unusual)
+        worst = self._any
+        return total + worst["rare"][rarest] + worst["odd"][oddest] + worst["apart"][farthest] + worst["unusual"][most_unusual]
+
+    def _tables(self, path: str) -> "_Tables":
+        """Return what each level of a field weighs, its part of the counts over fields in it."""
+        rare, odd, apart, unusual = (_added(self._steps(f"{path}|{name}"), self._steps(f"{ANY}fields|{name}")) for name in LEVELS)
+        empty = self._weights.get(f"{path}|empty", 0.0) + self._weights.get(f"{ANY}fields|empty", 0.0)
+        found = _Tables(rare, odd, apart, unusual, self._weights.get(f"{path}|there", 0.0), empty)
+        if len(self._of_path) < _MOST_PATHS_KEPT:  # who makes up paths must not fill the memory
+            self._of_path[path] = found
+        return found
+
+    def _steps(self, sign: str) -> tuple[float, ...]:
+        """Return the weight of each level: a level counts as all below it, too."""
+        return tuple(accumulate((self._weights.get(f"{sign}|{level}", 0.0) for level in range(1, MOST_LEVEL + 1)), initial=0.0))
 
     @classmethod
     def from_text(cls, text: str) -> "Evidence":
@@ -71,7 +113,7 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
     """Return the signs of a record: per path, in how many fields, and whether in any; a level counts as all below it, too."""
     found: dict[str, float] = {}
     for each in seen:
-        for name, level in (("rare", each.rare), ("odd", each.odd), ("apart", each.apart or 0), ("unusual", each.unusual)):
+        for name, level in zip(LEVELS, (each.rare, each.odd, each.apart or 0, each.unusual), strict=True):
             for reached in range(1, level + 1):
                 found[f"{each.path}|{name}|{reached}"] = 1.0
                 fields = f"{ANY}fields|{name}|{reached}"
@@ -84,6 +126,10 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
     for reached in range(1, shape + 1):
         found[f"{ANY}|shape|{reached}"] = 1.0
     return found
+
+
+def _added(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
+    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 def _usual(seen: Seen) -> Seen:

@@ -11,10 +11,11 @@ Values and records are kept as digests; in plain text only the paths of fields t
 
 import hashlib
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ FEWEST, LEAST_SHARE = 20, 0.05
 LEAST_SUPPORT = 2  # records that agree on what is usual
 # in nats a record: what says less is left out, and nothing may say more of the few records that it speaks of
 LEAST_GAIN, MOST_GAIN, SMOOTH, PREFER_WHOLE = 0.2, 2.0, 0.5, 1.3
-PREFIXES = (2, 3, 4, 6, 9)
+_BEGINNINGS = tuple((f"first {length}", length) for length in (2, 3, 4, 6, 9))
 UNUSUAL_NATS = (1.0, 2.0, 3.5, 5.0)
 USUAL_RATIOS = (0.02, 0.2, 0.5, 0.999)
 MOST_LEVEL = 4
@@ -37,6 +38,8 @@ _DIGEST_BYTES = 6
 _CACHED = 1 << 17
 
 Aspect = tuple[str, str]  # (path, which part of the value)
+_Quick = tuple[Aspect, str, dict[str, dict[str, int]], list[int]]
+_Told = tuple[tuple[int, int] | None, dict[str, str]]
 Tails = tuple[list[int], list[int]]  # counts in other records, rising, and how unusual it is to come no oftener
 
 
@@ -77,12 +80,20 @@ class Rule(NamedTuple):
         mine = aspects.get(self.told)
         if not seen or mine is None:
             return None
-        its = own.get(self.told) if own.get(self.given) == key else None
-        most = max(count - (its == name) for name, count in seen.items())
+        its = own.get(self.told) if own and own.get(self.given) == key else None
+        most = max(count - (its == name) for name, count in seen.items()) if its is not None else max(seen.values())
         if most < LEAST_SUPPORT:
             return None
-        ratio = (seen.get(mine, 0) - (its == mine)) / most
-        return sum(ratio > limit for limit in USUAL_RATIOS)
+        return bisect_left(USUAL_RATIOS, (seen.get(mine, 0) - (its == mine)) / most)
+
+    def quick(self) -> "_Quick":
+        """Return the same for records to come: for each value of `given` the agreement of every value of `told` that it was seen with."""
+        usual = {}
+        for key, seen in self.counts.items():
+            most = max(seen.values())
+            if most >= LEAST_SUPPORT:
+                usual[key] = {value: bisect_left(USUAL_RATIOS, count / most) for value, count in seen.items()}
+        return self.given, self.told[1], usual, self.unusual
 
 
 class Counts(NamedTuple):
@@ -132,6 +143,12 @@ class Memory:
             path: [Rule((given[0], given[1]), (told[0], told[1]), counts, unusual) for given, told, counts, unusual in rules]
             for path, rules in state["rules"].items()
         }
+        self._quick = {path: [rule.quick() for rule in rules] for path, rules in self._rules.items()}
+        self._asked: dict[str, set[str]] = defaultdict(set)
+        for rule in chain.from_iterable(self._rules.values()):
+            for path, which in (rule.given, rule.told):
+                self._asked[path].add(which)
+        self._remembered: dict[tuple[str, str], _Told] = {}
 
     def as_state(self) -> dict[str, Any]:
         """Return what JSON can keep."""
@@ -166,31 +183,84 @@ class Memory:
 
         `source` is the record of the stream that this one was made of, if it is a corrupted copy.
         """
-        own = source if source is not None else record if digest_of_text(record.text) in self._known else None
         values = values_of(record)
-        own_values = {} if own is None else values if own is record else values_of(own)
-        aspects = dict(_aspects(values))
-        own_aspects = aspects if own_values is values else dict(_aspects(own_values))
-        seen = {path: self._field(path, value, own_values.get(path), aspects, own_aspects) for path, value in values.items()}
-        shape = self._shapes.level(_shape(values), None if own is None else _shape(own_values))
-        return [seen[field.path] for field in record.fields], shape
+        own = source if source is not None else record if digest_of_text(record.text) in self._known else None
+        if own is None:
+            return self._look_at_new(record, values)
+        own_values = values if own is record else values_of(own)
+        aspects, own_aspects = dict(_aspects(values)), dict(_aspects(own_values))
+        seen = {}
+        for path, value in values.items():
+            alone = self._alone(path, value, own_values.get(path))
+            levels = [
+                (level, rule.unusual[level])
+                for rule in self._rules.get(path, ())
+                if (level := rule.agreement(aspects, own_aspects)) is not None
+            ]
+            seen[path] = _seen(path, value, alone, levels)
+        return [seen[field.path] for field in record.fields], self._shapes.level(_shape(values), _shape(own_values))
 
-    def _field(self, path: str, value: str, own: str | None, aspects: Mapping[Aspect, str], own_aspects: Mapping[Aspect, str]) -> Seen:
+    def _look_at_new(self, record: Rendered, values: Mapping[str, str]) -> tuple[list[Seen], int]:
+        """Look at a record that is not of the stream, which is what a gate does all day: nothing is left out, values come again."""
+        told = {path: self._told(path, value) for path, value in values.items()}
+        seen = {}
+        for path, value in values.items():
+            alone, mine = told[path]
+            levels = []
+            for (other, given), which, usual, unusual in self._quick.get(path, ()):
+                its = told.get(other)
+                ratios = usual.get(its[1].get(given, "")) if its is not None else None
+                key = mine.get(which)
+                if ratios is not None and key is not None:
+                    level = ratios.get(key, 0)
+                    levels.append((level, unusual[level]))
+            seen[path] = _seen(path, value, alone, levels)
+        return [seen[field.path] for field in record.fields], self._shapes.level(_shape(values), None)
+
+    def _told(self, path: str, value: str) -> "_Told":
+        """Return how rare and odd a value is, and the digests of its parts that rules ask for; remembered for values that come again."""
+        found = self._remembered.get((path, value))
+        if found is None:
+            found = self._look_up(path, value)
+            if len(self._remembered) >= _CACHED:
+                self._remembered.clear()
+            self._remembered[path, value] = found
+        return found
+
+    def _look_up(self, path: str, value: str) -> "_Told":
+        """Return what `_told` remembers; a part is digested only where some value of it is known, or a rule asks for it."""
+        parts, asked = self._parts.get(path), self._asked.get(path, ())
+        if parts is None:
+            return None, {}
+        rare, keys = 0, {}
+        for which, part in _texts_of(value):
+            counts = parts.get(which)
+            is_known = counts is not None and counts.counts
+            key = digest_of_text(part) if is_known or which in asked else ""
+            if which in asked:
+                keys[which] = key
+            if counts is not None:
+                rare = max(rare, counts.of_count(counts.counts.get(key, 0)))
+        return (rare, self._patterns[path].level(digest_of_text(pattern(value)), None)), keys
+
+    def _alone(self, path: str, value: str, own: str | None) -> tuple[int, int] | None:
+        """Return how rare and how odd a value is, its record's own left out; None of a path that few records have."""
         parts = self._parts.get(path)
         if parts is None:
-            return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value)
-        rare = 0
-        for which, counts in parts.items():
-            part = aspects.get((path, which))
-            if part is not None:
-                rare = max(rare, counts.level(part, own_aspects.get((path, which))))
-        odd = self._patterns[path].level(digest_of_text(pattern(value)), None if own is None else digest_of_text(pattern(own)))
-        agreement, unusual = MOST_LEVEL + 1, 0
-        for rule in self._rules.get(path, ()):
-            level = rule.agreement(aspects, own_aspects)
-            if level is not None:
-                agreement, unusual = min(agreement, level), max(unusual, rule.unusual[level])
-        return Seen(path, rare, odd, None if agreement > MOST_LEVEL else MOST_LEVEL - agreement, unusual, not value)
+            return None
+        its = {} if own is None else dict(_parts_of(own))
+        rare = max((parts[which].level(key, its.get(which)) for which, key in _parts_of(value) if which in parts), default=0)
+        own_pattern = None if own is None else digest_of_text(pattern(own))
+        return rare, self._patterns[path].level(digest_of_text(pattern(value)), own_pattern)
+
+
+def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[int, int]]) -> Seen:
+    """Put together what is said of a value alone and beside the others: (agreement, how unusual) of every rule that says anything."""
+    if alone is None:
+        return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value)
+    if not levels:
+        return Seen(path, *alone, None, 0, not value)
+    return Seen(path, *alone, MOST_LEVEL - min(level for level, _ in levels), max(unusual for _, unusual in levels), not value)
 
 
 def values_of(record: Rendered) -> dict[str, str]:
@@ -219,14 +289,18 @@ def _aspects(values: Mapping[str, str]) -> Iterator[tuple[Aspect, str]]:
 
 @lru_cache(_CACHED)
 def _parts_of(value: str) -> tuple[tuple[str, str], ...]:
-    found = [(WHOLE, value), *((f"first {length}", value[:length]) for length in PREFIXES), (LAST, value[-2:])]
+    return tuple((which, digest_of_text(part)) for which, part in _texts_of(value))
+
+
+def _texts_of(value: str) -> list[tuple[str, str]]:
+    found = [(WHOLE, value), *((name, value[:length]) for name, length in _BEGINNINGS), (LAST, value[-2:])]
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if math.isfinite(number):
         found.append((FLOOR, str(math.floor(number))))
-    return tuple((which, digest_of_text(part)) for which, part in found)
+    return found
 
 
 def _shape(values: Mapping[str, str]) -> str:
