@@ -33,6 +33,13 @@ WORDS = ("正确", "错误")
 ROW_NUMBERS = {"hospital": ["index"], "flights": ["tuple_id"]}
 
 
+def evidence_of(records: list[Rendered], said: list[Said], seed: int) -> Evidence:
+    """Weigh a stream's signs with some verdicts."""
+    weighed = weigh(records, records, said, seed)
+    assert weighed is not None, "a stream of this length can be remembered"
+    return weighed.evidence
+
+
 def of_twins(steps: int, seed: int) -> dict[str, Any]:
     """Return AUROC on strangers and on disagreements: text alone, and evidence and sum by number of verdicts."""
     known = readable(STREAM, seed)
@@ -49,7 +56,7 @@ def of_twins(steps: int, seed: int) -> dict[str, Any]:
         found["text"][name] = _auroc([twin.truth.is_wrong for twin in twins], d[name])
     for verdicts in VERDICTS:
         asked = np.random.default_rng(seed).permutation(len(records))[:verdicts]
-        evidence = weigh(records, records, [Said(records[row], not known[row].truth.is_wrong) for row in asked], seed)
+        evidence = evidence_of(records, [Said(records[row], not known[row].truth.is_wrong) for row in asked], seed)
         figures = {}
         for name, twins in streams.items():
             e = _of(evidence, _rendered(twins))
@@ -73,7 +80,7 @@ def of_table(name: str, seeds: int) -> dict[str, Any] | None:
         for seed in range(seeds):
             held = never_asked(len(records), seed)
             asked = np.random.default_rng(seed).permutation(np.flatnonzero(~held))[:verdicts]
-            evidence = weigh(records, records, [Said(records[row], not table.is_wrong[row]) for row in asked], seed)
+            evidence = evidence_of(records, [Said(records[row], not table.is_wrong[row]) for row in asked], seed)
             areas.append(_auroc(table.is_wrong[held], _of(evidence, [records[row] for row in np.flatnonzero(held)])))
             for row in np.flatnonzero(held & table.is_wrong):
                 blamed = evidence.by_field(records[row]) if evidence is not None else {}

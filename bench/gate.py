@@ -168,7 +168,7 @@ def main() -> None:
         place, kafka = Path(directory), KafkaSettings(bootstrap_servers=broker.address)
         save_tokenizer([render(content).text for content in contents], place)
         rates, missing = constant(kafka, twins, place, given.rounds)
-        registry = published_starter(place, twins[:5_000])
+        registry = published_starter(place, twins[-5_000:])  # a gate judges what its starter has not read
         judged, also_missing = with_starter(kafka, twins[: given.scored], registry, place, given.rounds, given.threads)
         rates |= judged
         latencies = latencies_of(kafka, registry, place, statistics.median(rates["judging"]), given.seconds)

@@ -47,6 +47,14 @@ class Evidence:
         self._shape = self._steps(f"{ANY}|shape")
         self._of_path: dict[str, _Tables] = {}
 
+    def scaled(self, by: float) -> "Evidence":
+        """Return evidence that says the same so much louder."""
+        return Evidence(self._memory, {sign: round(by * weight, 6) for sign, weight in self._weights.items()}, round(by * self._bias, 6))
+
+    def of_copy(self, copy: Rendered, source: Rendered) -> float:
+        """Return the evidence of a corrupted copy, in nats; the record of the stream that it was made of is left out of the memory."""
+        return self._bias + self._sum(*self._memory.look(copy, source))
+
     @cached_property
     def text(self) -> str:
         """What a version keeps, as JSON."""

@@ -86,7 +86,7 @@ def run_cycle(
         Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6), kind=each.kind) for each in sorted_.flat
     ]
     with workplace(settings) as work:
-        learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work)
+        learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work, len(flat))
         say_if_none(learned.contrastive, settings)
         of_stream = learned.judged(sample_of(encoder, stream) or learned.train_set)
         p_stream = of_stream.p_chosen

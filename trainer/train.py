@@ -24,12 +24,13 @@ from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.evidence import EVIDENCE_FILE, Evidence
 from stream.render import Rendering
 from stream.score import Scorer, refuse_windows
+from trainer.balance import MOST_LEARNED, balance, heard_in_stream, heard_in_verdicts
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
 from trainer.datasets import UNSEEN_SHARE, Labelled, digest_of_data, is_held_out, is_unseen, read_labelled
-from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_with, judged_stream
+from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_of, d_with, judged_stream
 from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
 from trainer.processes import train
 from trainer.promote import announce
@@ -71,9 +72,19 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
 
 
 def learn_from(
-    base: Base, encoder: Encoder, learn: list[Labelled], test: list[Labelled], stream: list[str], settings: TrainSettings, work: Path
+    base: Base,
+    encoder: Encoder,
+    learn: list[Labelled],
+    test: list[Labelled],
+    stream: list[str],
+    settings: TrainSettings,
+    work: Path,
+    drawn: int = 0,
 ) -> Learned:
-    """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused."""
+    """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused.
+
+    drawn: how many at the end of `test` were drawn to certify a threshold.
+    """
     refuse_windows(base.model, encoder.max_length)
     train_set = encode_labelled(learn, encoder, RENDERING)
     test_set = encode_labelled(test, encoder, RENDERING)
@@ -84,9 +95,17 @@ def learn_from(
     free = [record for record in whole if record.text not in kept and not is_held_out(record.text, share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
+    before = _d_before(base, encoder, train_set)
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
-    evidence = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
+    evidence = None
+    weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
+    if weighed is not None:
+        # a flat draw that helped to choose what is served could not certify it
+        known = test_set.first(len(test) - drawn)
+        verdicts = heard_in_verdicts(before, weighed, train_set, d_with(scorer, None, known), known)
+        factor = balance(heard_in_stream(scorer, weighed.evidence, whole, settings.seed).beside(verdicts)).factor
+        evidence = weighed.evidence.scaled(factor)
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])
@@ -94,6 +113,13 @@ def learn_from(
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics, evidence)
+
+
+def _d_before(base: Base, encoder: Encoder, train_set: Encoded) -> np.ndarray:
+    """Return raw d of the first records to learn from before any of them is learned; nothing where the base has no head."""
+    if not base.has_head:
+        return np.zeros(0)
+    return d_of(Scorer(base.model.eval(), encoder, SCORE_TOKENS), train_set.ids[:MOST_LEARNED])
 
 
 def checked(learn: list[Labelled], held_out: list[Labelled], settings: TrainSettings) -> list[Finding]:
@@ -151,9 +177,14 @@ def _publish_cold(
     sample = sample_of(encoder, stream)
     if sample is None:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
-    calibration = Calibration()
     shown = rendered(stream, RENDERING)
-    evidence = weigh(shown, [record for record in shown if not is_unseen(record.text)], [], settings.seed) if settings.evidence else None
+    evidence, temperature = None, 1.0
+    free = [record for record in shown if not is_unseen(record.text)]
+    weighed = weigh(shown, free, [], settings.seed) if settings.evidence else None
+    if weighed is not None:
+        factor, temperature = balance(heard_in_stream(scorer, weighed.evidence, shown, settings.seed))
+        evidence = weighed.evidence.scaled(factor)
+    calibration = Calibration(temperature=temperature)
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(

@@ -41,7 +41,14 @@ def said_of(encoded: Encoded) -> list[Said]:
     return [Said(shown, each.is_right, each.weight * (1 - 2 * each.doubt)) for shown, each in both if each.doubt < SURE_BELOW]
 
 
-def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[Said], seed: int) -> Evidence | None:
+class Weighed(NamedTuple):
+    """Evidence, and what it said of each verdict's record while that verdict was left out, in nats."""
+
+    evidence: Evidence
+    left_out: np.ndarray
+
+
+def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[Said], seed: int) -> Weighed | None:
     """Remember `stream` and weigh its signs; None where there is too little to remember.
 
     free: records of the stream that may be drawn as right: no held-out ones, none that people called wrong.
@@ -66,10 +73,15 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
     given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
-    stream_weight = STREAM_WEIGHTS[0] if len(said) < FEWEST_TO_CHOOSE else _best_weight(given, seed)
-    model = given.fit(stream_weight, np.arange(len(said)))
+    everybody = np.arange(len(said))
+    if len(said) < FEWEST_TO_CHOOSE:
+        stream_weight = STREAM_WEIGHTS[0]
+        left_out = given.fit(stream_weight, everybody[:0]).decision_function(given.features_NS[given.first :]) if len(said) else people
+    else:
+        stream_weight, left_out = _best_weight(given, seed)
+    model = given.fit(stream_weight, everybody)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, model.coef_[0] / scale_S, strict=True)}
-    return Evidence(memory, weights, round(float(model.intercept_[0]), 6))
+    return Weighed(Evidence(memory, weights, round(float(model.intercept_[0]), 6)), left_out)
 
 
 class Given(NamedTuple):
@@ -94,17 +106,20 @@ class Given(NamedTuple):
         return LogisticRegression(C=SOFTNESS, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
 
 
-def _best_weight(given: Given, seed: int) -> float:
-    """Return the weight of the stream with which verdicts that were left out are most probable."""
+def _best_weight(given: Given, seed: int) -> tuple[float, np.ndarray]:
+    """Return the weight of the stream with which verdicts that were left out are most probable, and the evidence of each then."""
     fold = np.random.default_rng(seed).permutation(len(given.people)) % FOLDS
-    losses = []
+    losses, told = [], []
     for stream_weight in STREAM_WEIGHTS:
-        loss = 0.0
+        loss, nats = 0.0, np.zeros(len(fold))
         for number in range(FOLDS):
             left_out = np.flatnonzero(fold == number)
             model = given.fit(stream_weight, np.flatnonzero(fold != number))
-            p_right = model.predict_proba(given.features_NS[given.first + left_out])[:, 1]
+            nats[left_out] = model.decision_function(given.features_NS[given.first + left_out])
+            p_right = 1 / (1 + np.exp(-nats[left_out]))
             said = np.where(given.is_right[given.first + left_out] == 1, p_right, 1 - p_right)
             loss -= float((given.people[left_out] * np.log(np.maximum(said, 1e-6))).sum())
         losses.append(loss)
-    return STREAM_WEIGHTS[int(np.argmin(losses))]
+        told.append(nats)
+    best = int(np.argmin(losses))
+    return STREAM_WEIGHTS[best], told[best]

@@ -1,8 +1,10 @@
 """What a stream says of its own records: rare values, odd patterns, values that do not go with the others."""
 
 import json
+from collections.abc import Sequence
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from stream.evidence import Evidence, signs_of
 from stream.memory import Memory, Seen
 from stream.records import Content
 from stream.render import Rendered, render, reread
+from trainer.balance import Heard, balance
 from trainer.corrupt import Corrupter
 from trainer.weigh import Said, weigh
 
@@ -34,6 +37,13 @@ def stream(count: int = 600, seed: int = 0) -> list[Rendered]:
 def seen_of(memory: Memory, shown: Rendered, path: str, source: Rendered | None = None) -> Seen:
     [found] = [seen for seen in memory.look(shown, source)[0] if seen.path == path]
     return found
+
+
+def evidence_of(records: list[Rendered], said: Sequence[Said] = ()) -> Evidence:
+    weighed = weigh(records, records, said, 0)
+    assert weighed is not None
+    assert len(weighed.left_out) == len(said)
+    return weighed.evidence
 
 
 def test_values_that_go_together_are_usual_and_others_were_never_seen() -> None:
@@ -68,7 +78,7 @@ def test_a_record_of_the_stream_is_looked_at_without_itself() -> None:
 
 
 def test_no_value_is_kept_as_it_is() -> None:
-    text = weigh(stream(), stream(), [], 0).text  # type: ignore[union-attr]
+    text = evidence_of(stream()).text
     assert "city" in text
     assert not any(value in text for value in ["北京", "上海", "1000", "name1"])
 
@@ -93,8 +103,7 @@ def test_a_record_is_read_again_with_the_same_fields(text: str) -> None:
 
 def test_evidence_tells_copies_from_records_and_names_the_field() -> None:
     known, later = stream(), stream(200, seed=1)
-    evidence = weigh(known, known, [], 0)
-    assert evidence is not None
+    evidence = evidence_of(known)
     corrupter = Corrupter(later, 3)
     right = [evidence.of(shown) for shown in later]
     wrong = [evidence.of(reread(corrupter.corrupt(shown), shown)) for shown in later]
@@ -107,15 +116,12 @@ def test_a_few_verdicts_turn_what_the_stream_takes_for_granted() -> None:
     known = stream()
     nameless = record("北京", "100007", "")
     people = [Said(record("上海", f"2000{number:02}", ""), is_right=True) for number in range(10, 30)]
-    before, after = weigh(known, known, [], 0), weigh(known, known, people, 0)
-    assert before is not None
-    assert after is not None
+    before, after = evidence_of(known), evidence_of(known, people)
     assert after.of(nameless) > before.of(nameless) + 1, "people call records without a name right"
 
 
 def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
-    evidence = weigh(stream(), stream(), [], 0)
-    assert evidence is not None
+    evidence = evidence_of(stream())
     again = Evidence.from_text(evidence.text)
     assert [again.of(shown) for shown in stream(20, seed=2)] == [evidence.of(shown) for shown in stream(20, seed=2)]
     assert again.text == evidence.text
@@ -130,3 +136,34 @@ def test_a_level_counts_as_all_below_it() -> None:
     assert signs["a|rare|2"] == signs["a|rare|1"] == signs["*|shape|1"] == 1
     assert signs["*fields|rare|1"] == 2
     assert signs["b|apart|1"] == signs["a|empty"] == 1
+
+
+def test_what_is_remembered_of_values_says_what_looking_them_up_says() -> None:
+    memory, nothing = Memory.of(stream()), Rendered("", ())
+    for shown in [*stream(300, seed=5), record("北亰", "100008", ""), record("", "x" * 50, "name1"), nothing]:
+        expected = memory.look(shown, nothing)  # of a copy of nothing, nothing is left out
+        assert memory.look(shown) == memory.look(shown) == expected
+
+
+def test_levels_add_up_to_what_the_signs_say() -> None:
+    evidence = evidence_of(stream())
+    for shown in [*stream(100, seed=5), *stream(20)]:
+        seen, shape = evidence._memory.look(shown)
+        signs = sum(evidence._weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
+        assert evidence.of(shown) == pytest.approx(evidence._bias + signs, abs=1e-9)
+        assert evidence.scaled(3).of(shown) == pytest.approx(3 * evidence.of(shown), abs=1e-3)
+
+
+def heard(d: np.ndarray, evidence: np.ndarray, is_right: np.ndarray) -> Heard:
+    return Heard(d, evidence, is_right, np.ones(len(d)))
+
+
+def test_the_evidence_is_as_loud_as_the_text_is_useless() -> None:
+    rng = np.random.default_rng(0)
+    is_right = rng.random(600) < 0.7
+    signal, noise = np.where(is_right, 1.0, -1.0), rng.normal(0, 1, (2, 600))
+    both = balance(heard(signal + noise[0], signal + noise[1], is_right))
+    assert both.factor < 1.3
+    deaf = balance(heard(3 * noise[0], signal + noise[1], is_right))
+    assert deaf.factor == 10
+    assert balance(Heard.nothing()).factor == 2

@@ -45,9 +45,9 @@ ODD = [
 def parts(starter_directory: Path) -> SimpleNamespace:
     encoder = Encoder(AutoTokenizer.from_pretrained(starter_directory / "reward"), WORDS, "chat@1", 512)
     stream = [render(Content(True, {"phone": f"1380000{number:04}", "a": number % 7})) for number in range(80)]
-    evidence = weigh(stream, stream, [], 0)
-    assert evidence is not None
-    model = SimpleNamespace(rendering="fields@1", scorer=SimpleNamespace(encoder=encoder), evidence=evidence)
+    weighed = weigh(stream, stream, [], 0)
+    assert weighed is not None
+    model = SimpleNamespace(rendering="fields@1", scorer=SimpleNamespace(encoder=encoder), evidence=weighed.evidence)
     settings, rules = GateSettings(), Rules.load(RULES)
     here = reader_of(settings, rules, model)  # type: ignore[arg-type]
     return SimpleNamespace(settings=settings, rules=rules, model=model, here=here)

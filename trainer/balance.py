@@ -1,0 +1,109 @@
+"""How loud the evidence is beside the text: the text may have learned its records by heart, or tell right from wrong by itself.
+
+Enters: raw d of the text and evidence, of records that neither has learned from: the stream's unseen tenth as right and corrupted copies
+of it as wrong, and verdicts. Leaves: one factor for the evidence. A logistic regression with two weights; few records leave them where
+they begin, at a text that counts less than what other records say (docs/experiments/judgement.md).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from stream.evidence import Evidence
+from stream.render import Rendered, reread
+from stream.score import Scorer
+from trainer.corrupt import Corrupter
+from trainer.datasets import is_unseen
+from trainer.pairs import Encoded
+from trainer.weigh import SURE_BELOW, Weighed
+
+STREAM_WEIGHT, PRIOR = 5.0, 1.0
+TEXT_AT_FIRST, EVIDENCE_AT_FIRST = 0.5, 1.0
+MOST_UNSEEN, FEWEST_UNSEEN, COPIES = 500, 20, 2
+LEAST_WEIGHT = 0.05
+LEAST, MOST = 1.0, 10.0
+ENOUGH_HELD_OUT, MOST_LEARNED = 100, 500
+
+
+class Heard(NamedTuple):
+    """Records with what text and evidence say of them, in nats, whether they are right, and how much each counts."""
+
+    d: np.ndarray
+    evidence: np.ndarray
+    is_right: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def nothing(cls) -> "Heard":
+        """Return no record."""
+        return cls(np.zeros(0), np.zeros(0), np.zeros(0, dtype=bool), np.zeros(0))
+
+    def beside(self, other: "Heard") -> "Heard":
+        """Return both."""
+        return Heard(*(np.concatenate(both) for both in zip(self, other, strict=True)))
+
+
+class Balance(NamedTuple):
+    """The factor of the evidence, and the temperature of the sum that the weights speak of."""
+
+    factor: float
+    temperature: float
+
+
+def heard_in_stream(scorer: Scorer, evidence: Evidence, stream: Sequence[Rendered], seed: int) -> Heard:
+    """Return what is heard of the unseen tenth of a stream and of corrupted copies of it, STREAM_WEIGHT together for each kind."""
+    unseen = [record for record in stream if is_unseen(record.text)][:MOST_UNSEEN]
+    if len(unseen) < FEWEST_UNSEEN:
+        return Heard.nothing()
+    corrupter = Corrupter(unseen, seed)
+    copies = [(reread(corrupter.corrupt(source), source), source) for source in unseen for _ in range(COPIES)]
+    told = [(record, evidence.of(record), True) for record in unseen]
+    told += [(copy, evidence.of_copy(copy, source), False) for copy, source in copies]
+    encoded = scorer.encoder.encode([record.text for record, _, _ in told])
+    fitting = [place for place, ids in enumerate(encoded) if ids]
+    rewards_B2 = scorer.rewards([encoded[place] or [] for place in fitting])
+    is_right = np.array([told[place][2] for place in fitting])
+    weight = np.where(is_right, STREAM_WEIGHT / max(1, is_right.sum()), STREAM_WEIGHT / max(1, (~is_right).sum()))
+    return Heard(rewards_B2[:, 0] - rewards_B2[:, 1], np.array([told[place][1] for place in fitting]), is_right, weight)
+
+
+def heard_in_verdicts(before: np.ndarray, weighed: Weighed, train_set: Encoded, d_test: np.ndarray, test_set: Encoded) -> Heard:
+    """Return what is heard of held-out verdicts, and where they are few of those that were learned from, too.
+
+    before: raw d of the first records of train_set before the text learned from them; the evidence of each was weighed without it.
+    """
+    held_out = Heard(
+        d_test,
+        np.array([weighed.evidence.of(record) for record in test_set.shown]),
+        np.array([each.is_right for each in test_set.records], dtype=bool),
+        np.ones(len(d_test)),
+    )
+    if len(d_test) >= ENOUGH_HELD_OUT or not len(before):
+        return held_out
+    kept = [place for place, each in enumerate(train_set.records) if each.doubt < SURE_BELOW]
+    left_out = np.zeros(len(train_set.records))
+    left_out[kept] = weighed.left_out
+    learned = [place for place in kept if place < len(before)]
+    is_right = np.array([train_set.records[place].is_right for place in learned], dtype=bool)
+    return held_out.beside(Heard(before[learned], left_out[learned], is_right, np.ones(len(learned))))
+
+
+def balance(heard: Heard) -> Balance:
+    """Return how loud the evidence should be beside the text."""
+    first = np.array([TEXT_AT_FIRST, EVIDENCE_AT_FIRST])
+    sign = np.where(heard.is_right, 1.0, -1.0)
+    features_N3 = np.stack([heard.d, heard.evidence, np.ones(len(sign))], axis=1)
+
+    def loss(weights_3: np.ndarray) -> tuple[float, np.ndarray]:
+        margin = sign * (features_N3 @ weights_3)
+        moved = np.append(weights_3[:2] - first, 0.0)
+        value = float((heard.weight * np.logaddexp(0, -margin)).sum() + PRIOR * (moved**2).sum() / 2)
+        slope = features_N3.T @ (-heard.weight * sign * expit(-margin)) + PRIOR * moved
+        return value, slope
+
+    bounds = [(LEAST_WEIGHT, None), (LEAST_WEIGHT, None), (None, None)]
+    of_text, of_evidence, _ = minimize(loss, np.append(first, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x
+    return Balance(round(float(np.clip(of_evidence / of_text, LEAST, MOST)), 4), round(float(1 / of_text), 4))
