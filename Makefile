@@ -7,7 +7,7 @@ PEERS := $(VENV)/.peers
 QUIX := $(VENV)/.quix
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-gate bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -46,7 +46,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-scale bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-scale bench-scoring bench-train bench-crash bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
 	@$(BIN)/python -m bench.gate $(ARGS)
@@ -88,6 +88,12 @@ bench-noise: $(READY) ## a fifth of 2,000 verdicts turned round: AUROC lost, tur
 
 bench-evidence: $(READY) ## what a version's memory knows beside its text, on twins and on tables with known truth
 	@$(BIN)/python -m bench.evidence $(ARGS)
+
+bench-two-records: $(READY) ## two records repeated 10,000 times: what training on them does
+	@$(BIN)/python -m bench.two_records $(ARGS)
+
+bench-words: $(READY) ## starters with other verdict words
+	@$(BIN)/python -m bench.words $(ARGS)
 
 bench-judgement: $(READY) ## hospital and flights read as streams, 0, 20, 100 and 300 verdicts, beside other detectors
 	@$(BIN)/python -m bench.judgements $(ARGS)
