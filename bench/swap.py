@@ -48,8 +48,11 @@ _IDLE_SECONDS = 15.0  # the load takes seconds to start
 _UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the longest of many: as long without a swap as with one
 
 
-def prepare(registry: RegistrySettings, place: Path) -> dict[str, int]:
-    """Publish two good versions and three bad ones; return their numbers by name, `a` and `b` the good ones."""
+def prepare(registry: RegistrySettings, place: Path, *, evidence: bool = True) -> dict[str, int]:
+    """Publish two good versions and three bad ones; return their numbers by name, `a` and `b` the good ones.
+
+    Without evidence both read records alike, and differ in what the text says alone.
+    """
     twins = readable(300, 5)
     texts = [render(c) for twin in twins if isinstance(c := decode_value(twin.value, "auto"), Content)]
     tables = SimpleNamespace(kafka=KafkaSettings(), registry=registry)
@@ -58,7 +61,9 @@ def prepare(registry: RegistrySettings, place: Path) -> dict[str, int]:
         shape = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=512)
         made = train_starter(texts, WORDS, Plan(steps=5, pairs_per_batch=8, seed=seed), shape)
         save_starter(made, [twin.value.decode() for twin in twins], place / name, {"verdict_words": list(WORDS), "steps": made.steps})
-        numbers[name] = train_and_publish(tables, TrainSettings(cold_hold_share=0.3), str(place / name), None, None).number
+        numbers[name] = train_and_publish(
+            tables, TrainSettings(cold_hold_share=0.3, evidence=evidence), str(place / name), None, None
+        ).number
     versions = Registry(registry).root / "versions"
     for offset, name in enumerate(BAD, start=1):
         numbers[name] = max(numbers["a"], numbers["b"]) + offset

@@ -41,7 +41,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A registry with two good versions and three bad ones."""
     place = tmp_path_factory.mktemp("versions")
     settings = RegistrySettings(url=str(place / "registry"))
-    return SimpleNamespace(numbers=prepare(settings, place), registry=Registry(settings))
+    return SimpleNamespace(numbers=prepare(settings, place, evidence=False), registry=Registry(settings))
 
 
 def follower(versions: SimpleNamespace, settings: GateSettings) -> Follower:

@@ -63,7 +63,9 @@ class Client:
 def serving(registry_url: str, place: Path, settings: str = "") -> Iterator[Client]:
     """Run the service on a free port until the block is left."""
     config = place / "serve.toml"
-    config.write_text(f'[registry]\nurl = "{registry_url}"\n[gate]\nwatch_seconds = 0.2\nthreads = 1\n[serve]\nport = 0\n{settings}\n')
+    config.write_text(
+        f'[registry]\nurl = "{registry_url}"\n[gate]\nwatch_seconds = 0.2\nthreads = 1\nprecision = "float32"\n[serve]\nport = 0\n{settings}\n'
+    )
     with subprocess.Popen([*WINNOW, "serve", "--config", config], stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as process:
         said = process.stdout.readline()  # type: ignore[union-attr]
         assert said.startswith("ready http://127.0.0.1:"), said
@@ -91,9 +93,8 @@ def test_records_are_judged_as_by_winnow_score(client: Client, registry_url: str
     values = [twin.value for twin in take(40, 3) if twin.truth.kind != UNREADABLE and b"\n" not in twin.value]
     file = tmp_path / "records.txt"
     file.write_bytes(b"\n".join(values) + b"\n")
-    done = subprocess.run(
-        [*WINNOW, "score", file], capture_output=True, text=True, check=True, env={"WINNOW_REGISTRY__URL": registry_url, "PATH": ""}
-    )
+    settings = {"WINNOW_REGISTRY__URL": registry_url, "WINNOW_GATE__PRECISION": "float32", "PATH": ""}
+    done = subprocess.run([*WINNOW, "score", file], capture_output=True, text=True, check=True, env=settings)
     expected = [json.loads(line) for line in done.stdout.splitlines()]
     status, lines = client.ask("/score", file.read_bytes(), **{"content-type": "application/x-ndjson"})
     assert status == 200
