@@ -63,9 +63,8 @@ class Client:
 def serving(registry_url: str, place: Path, settings: str = "") -> Iterator[Client]:
     """Run the service on a free port until the block is left."""
     config = place / "serve.toml"
-    config.write_text(
-        f'[registry]\nurl = "{registry_url}"\n[gate]\nwatch_seconds = 0.2\nthreads = 1\nprecision = "float32"\n[serve]\nport = 0\n{settings}\n'
-    )
+    gate = 'watch_seconds = 0.2\nthreads = 1\nprecision = "float32"'
+    config.write_text(f'[registry]\nurl = "{registry_url}"\n[gate]\n{gate}\n[serve]\nport = 0\n{settings}\n')
     with subprocess.Popen([*WINNOW, "serve", "--config", config], stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as process:
         said = process.stdout.readline()  # type: ignore[union-attr]
         assert said.startswith("ready http://127.0.0.1:"), said
