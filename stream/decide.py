@@ -97,8 +97,8 @@ class Lotteries(NamedTuple):
     near: float = 1.0
 
     def raised(self, least: float) -> "Lotteries":
-        """Return lotteries whose flat one draws at least this share."""
-        return self if least <= self.flat else self._replace(flat=least)
+        """Return lotteries whose flat one draws at least this share; one that is off stays off, as there may be no topic to draw to."""
+        return self if not self.flat or least <= self.flat else self._replace(flat=least)
 
     def draws(self, decision_ids: Sequence[str], decisions: Sequence[Decision], threshold: float) -> list[Draw | None]:
         """Return the pick of each decision, the flat one first; None where no model judged or nothing was drawn."""

@@ -46,6 +46,7 @@ class Evidence:
         self._any = {name: self._steps(f"{ANY}|{name}") for name in LEVELS}
         self._shape = self._steps(f"{ANY}|shape")
         self._of_path: dict[str, _Tables] = {}
+        self._again = self._tables_of(())
 
     def scaled(self, by: float) -> "Evidence":
         """Return evidence that says the same so much louder."""
@@ -75,8 +76,11 @@ class Evidence:
         """Add up what `signs_of` would name: a field's own signs and its part of the counts over fields, then those of the worst field."""
         total = self._shape[shape]
         rarest = oddest = farthest = most_unusual = 0
+        done: set[str] = set()
         for path, rare, odd, apart, unusual, is_empty in seen:
-            rare_, odd_, apart_, unusual_, there, empty = self._of_path.get(path) or self._tables(path)
+            # a path that comes twice says its own signs once: a producer must not make a usual field count by repeating it
+            rare_, odd_, apart_, unusual_, there, empty = self._again if path in done else self._of_path.get(path) or self._tables(path)
+            done.add(path)
             far = apart or 0
             total += rare_[rare] + odd_[odd] + apart_[far] + unusual_[unusual] + there
             if is_empty:
@@ -88,12 +92,19 @@ class Evidence:
 
     def _tables(self, path: str) -> "_Tables":
         """Return what each level of a field weighs, its part of the counts over fields in it."""
-        rare, odd, apart, unusual = (_added(self._steps(f"{path}|{name}"), self._steps(f"{ANY}fields|{name}")) for name in LEVELS)
-        empty = self._weights.get(f"{path}|empty", 0.0) + self._weights.get(f"{ANY}fields|empty", 0.0)
-        found = _Tables(rare, odd, apart, unusual, self._weights.get(f"{path}|there", 0.0), empty)
+        found = self._tables_of((path,))
         if len(self._of_path) < _MOST_PATHS_KEPT:  # who makes up paths must not fill the memory
             self._of_path[path] = found
         return found
+
+    def _tables_of(self, own: tuple[str, ...]) -> "_Tables":
+        """Return the part of the counts over fields, and the signs of the paths `own` with it."""
+        names = [*own, f"{ANY}fields"]
+        rare, odd, apart, unusual = (
+            tuple(sum(levels) for levels in zip(*(self._steps(f"{name}|{sign}") for name in names), strict=True)) for sign in LEVELS
+        )
+        there = sum(self._weights.get(f"{path}|there", 0.0) for path in own)
+        return _Tables(rare, odd, apart, unusual, there, sum(self._weights.get(f"{name}|empty", 0.0) for name in names))
 
     def _steps(self, sign: str) -> tuple[float, ...]:
         """Return the weight of each level: a level counts as all below it, too."""
@@ -134,10 +145,6 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
     for reached in range(1, shape + 1):
         found[f"{ANY}|shape|{reached}"] = 1.0
     return found
-
-
-def _added(one: Sequence[float], other: Sequence[float]) -> tuple[float, ...]:
-    return tuple(a + b for a, b in zip(one, other, strict=True))
 
 
 def _usual(seen: Seen) -> Seen:

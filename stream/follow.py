@@ -178,9 +178,12 @@ class Follower(threading.Thread):
             if said is not None:
                 self._registry.say_drift(*said)
             self._said = self._registry.drift()
+            self._refused.pop("drift", None)
         except ModelRefused as error:
             self._drifted = self._drifted or said
             self._refuse("drift", _kind(error), error)
+        except OSError as error:  # a registry that this gate may only read
+            self._refuse("drift", "unreachable", error)
 
     def _look(self) -> None:
         self._looks += 1

@@ -185,7 +185,10 @@ class Gate:
         with self._metrics.timed("judge"):
             decisions = service.judge.decide(given)
         self._compare(service, given, decisions)
-        self._guards.judged(service.judge, given, decisions)
+        try:
+            self._guards.judged(service.judge, given, decisions)
+        except Exception as error:  # noqa: BLE001 - whoever watches must not stop what is watched
+            log.warning("drift could not be looked for", extra={"error": type(error).__name__})
         if service.judge.model is not None and len(decisions) >= _MIN_POLL_RECORDS:
             self._poll_records = self._fitting(len(decisions) / max(1e-6, time.perf_counter() - begun))
         with self._metrics.timed("route"):

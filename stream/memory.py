@@ -35,7 +35,7 @@ USUAL_RATIOS = (0.02, 0.2, 0.5, 0.999)
 MOST_LEVEL = 4
 WHOLE, LAST, FLOOR = "value", "last 2", "whole part"
 _DIGEST_BYTES = 6
-_CACHED = 1 << 17
+_CACHED, _LONGEST_REMEMBERED = 1 << 17, 200
 
 Aspect = tuple[str, str]  # (path, which part of the value)
 _Quick = tuple[Aspect, str, dict[str, dict[str, int]], list[int]]
@@ -222,9 +222,10 @@ class Memory:
         found = self._remembered.get((path, value))
         if found is None:
             found = self._look_up(path, value)
-            if len(self._remembered) >= _CACHED:
-                self._remembered.clear()
-            self._remembered[path, value] = found
+            if path in self._parts and len(value) <= _LONGEST_REMEMBERED:
+                if len(self._remembered) >= _CACHED:
+                    self._remembered.clear()
+                self._remembered[path, value] = found
         return found
 
     def _look_up(self, path: str, value: str) -> "_Told":

@@ -55,6 +55,8 @@ def read_query(query: str, prompt: str | None, written: Written, ends: Sequence[
         raise DataRefused("its query does not begin with its prompt")
     if prompt is not None:
         return Asked(_record_of(prompt, written), _without(query[len(prompt) :], (written.end.strip(), *ends)))
+    if not written.head:
+        raise DataRefused("this version's template has no marks that would tell where the answer begins; give the prompts")
     record, between, answer = query.removeprefix(written.head).partition(written.between)
     if not between or not query.startswith(written.head):
         raise DataRefused("it is no chat of this version's template, and there are no prompts to tell where the answer begins")

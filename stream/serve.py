@@ -63,7 +63,7 @@ class Ways:
         """Judge `{"records": [text or JSON, …]}`, or one record a line as application/x-ndjson, byte for byte."""
         body = await self._body(request)
         if request.headers.get("content-type", "").partition(";")[0] == _LINES:
-            values = [line for line in body.splitlines() if line.strip()]
+            values = [line for line in body.split(b"\n") if line.strip()]
         else:
             given = _list_of(_json(body), "records")
             values = [each.encode("utf-8", "surrogatepass") if isinstance(each, str) else _json_bytes(each) for each in given]
@@ -91,8 +91,12 @@ class Ways:
         told = await self._answering.do(self._answering.told)
         return {"model": told.label, "model_digest": told.digest, "threshold": told.threshold}
 
-    async def scraped(self, _: Request) -> Response:
-        """Serve the metrics."""
+    async def scraped(self, request: Request) -> Response:
+        """Serve the metrics, to whoever may ask for anything."""
+        try:
+            self._check_token(request)
+        except Refused as error:
+            return JSONResponse({"error": str(error)}, error.status)
         return Response(generate_latest(self._answering.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def is_there(self, _: Request) -> Response:
@@ -112,6 +116,8 @@ class Ways:
                 return JSONResponse({"error": str(error)}, 422)
             except ModelRefused as error:
                 return JSONResponse({"error": str(error)}, 503)
+            except (RuntimeError, ArithmeticError) as error:  # out of memory, or a device that is gone
+                return JSONResponse({"error": f"the model could not score this request: {type(error).__name__}"}, 503)
 
         return answer
 

@@ -65,7 +65,7 @@ def _undrawn(topic: str, tables: Any) -> list[str]:
     for record in latest(tables.kafka, topic, MOST_UNLABELLED):
         if record.value is None or not isinstance(decode_value(record.value, "auto"), Content):
             continue
-        if ticket(record.decision_id, Lottery.FLAT, lotteries.key) >= lotteries.flat:
+        if ticket(record.decision_id, Lottery.FLAT, lotteries.key) >= max(lotteries.flat, tables.gate.drift_audit_rate):
             found.append(record.value.decode("utf-8"))
     return found
 

@@ -89,7 +89,7 @@ def asked(tokenizer: Any, record: str) -> str:
 
 
 def test_records_are_judged_as_by_winnow_score(client: Client, registry_url: str, tmp_path: Path) -> None:
-    values = [twin.value for twin in take(40, 3) if twin.truth.kind != UNREADABLE and b"\n" not in twin.value]
+    values = [twin.value for twin in take(190, 3) if twin.truth.kind != UNREADABLE and b"\n" not in twin.value]
     file = tmp_path / "records.txt"
     file.write_bytes(b"\n".join(values) + b"\n")
     settings = {"WINNOW_REGISTRY__URL": registry_url, "WINNOW_GATE__PRECISION": "float32", "PATH": ""}
@@ -104,6 +104,8 @@ def test_records_are_judged_as_by_winnow_score(client: Client, registry_url: str
         for name in ("p_chosen", "reward_right", "reward_wrong"):
             assert [each[name] for each in found] == pytest.approx([row[name] for row in expected], abs=5e-3)
     held = [each for each in listed["decisions"] if each["reason"] == "model" and each["route"] == "quarantine"]
+    assert held
+    assert held
     assert all(each["suspect"] for each in held)
     assert client.ask("/model")[1] == {name: listed[name] for name in ("model", "model_digest", "threshold")}
     assert 'winnow_records_total{reason="model"' in client.ask("/metrics")[1]

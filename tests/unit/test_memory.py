@@ -13,7 +13,7 @@ from foundation.errors import ModelRefused
 from stream.evidence import Evidence, signs_of
 from stream.memory import Memory, Seen
 from stream.records import Content
-from stream.render import Rendered, render, reread
+from stream.render import Field, Rendered, render, reread
 from trainer.balance import Heard, balance
 from trainer.corrupt import Corrupter
 from trainer.weigh import Said, weigh
@@ -147,7 +147,8 @@ def test_what_is_remembered_of_values_says_what_looking_them_up_says() -> None:
 
 def test_levels_add_up_to_what_the_signs_say() -> None:
     evidence = evidence_of(stream())
-    for shown in [*stream(100, seed=5), *stream(20)]:
+    twice = Rendered("a: 1\na: 1\ncity: x\ncity: x", (Field("a", 3, 4), Field("a", 8, 9), Field("city", 16, 17), Field("city", 24, 25)))
+    for shown in [*stream(100, seed=5), *stream(20), twice]:
         seen, shape = evidence._memory.look(shown)
         signs = sum(evidence._weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
         assert evidence.of(shown) == pytest.approx(evidence._bias + signs, abs=1e-9)
