@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from foundation.errors import SettingInvalid
+from foundation.secret_file import read_secret
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry, Version
 from stream.cache import RewardCache
@@ -28,7 +29,6 @@ from stream.transaction import Instance, Sink
 if TYPE_CHECKING:
     from stream.live_model import LiveModel
 
-MIN_KEY_BYTES = 16
 _SWITCH_SECONDS = 0.0005  # back from Kafka or the device, a thread should not wait 5 ms for the interpreter
 
 
@@ -106,14 +106,7 @@ def run_with_model(
 
 def load_lotteries(gate: GateSettings) -> Lotteries:
     """Return the lotteries of the settings with their secret key. Raises SettingInvalid."""
-    key = b""
-    if gate.audit_key_file is not None:
-        try:
-            key = gate.audit_key_file.read_bytes().strip()
-        except OSError as error:
-            raise SettingInvalid(f"gate.audit_key_file = {gate.audit_key_file} cannot be read: {error.strerror}") from error
-        if len(key) < MIN_KEY_BYTES:
-            raise SettingInvalid(f"gate.audit_key_file = {gate.audit_key_file} holds {len(key)} bytes; a key has at least {MIN_KEY_BYTES}")
+    key = read_secret("gate.audit_key_file", gate.audit_key_file, "key")
     return Lotteries(hashlib.sha256(key).digest() if key else b"", gate.audit_rate, gate.audit_extra_rate, gate.audit_near)
 
 

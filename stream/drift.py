@@ -6,7 +6,6 @@ and of numbers, the values of fields that have few, else patterns of characters;
 Values are kept as digests, paths in plain text where at least one record in a hundred has them.
 """
 
-import json
 import math
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -15,14 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from foundation.errors import ModelRefused
+from stream import kept
 from stream.memory import digest_of_text, frequent_paths, pattern, values_of
 from stream.render import Rendered
 
 BASELINE_FILE = "baseline.json"
 FEWEST_RECORDS = 200
 WINDOW_RECORDS = 1_000
-_FORMAT = 1
 _DECILES = tuple(n / 10 for n in range(1, 10))
 _MOST_VALUES, _COVERED = 20, 0.95
 _FEWEST_NUMBERS = 20
@@ -94,18 +92,16 @@ class Baseline:
     @property
     def text(self) -> str:
         """What a version keeps, as JSON."""
-        return json.dumps({"format": _FORMAT, "d": self.d, "fields": self.fields}, ensure_ascii=False, separators=(",", ":"))
+        return kept.to_text({"d": self.d, "fields": self.fields})
 
     @classmethod
     def from_text(cls, text: str) -> "Baseline":
         """Return what `text` was. Raises ModelRefused."""
-        try:
-            state: dict[str, Any] = json.loads(text)
-            if state["format"] != _FORMAT:
-                raise ModelRefused(f"{BASELINE_FILE} has format {state['format']}; this winnow reads {_FORMAT}")
+
+        def make(state: dict[str, Any]) -> Baseline:
             return cls(_spread(state["d"]), {path: _spread(each) for path, each in state["fields"].items()})
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelRefused(f"{BASELINE_FILE} cannot be read: {error!r}") from error
+
+        return kept.from_text(BASELINE_FILE, text, make)
 
 
 class Drifted(NamedTuple):
@@ -163,8 +159,7 @@ def psi(then: Sequence[int], now: Sequence[int] | np.ndarray) -> float:
 
 def load_baseline(directory: Path) -> Baseline | None:
     """Return the baseline of a version; None where it has none, as an imported checkpoint. Raises ModelRefused."""
-    path = directory / BASELINE_FILE
-    return Baseline.from_text(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return kept.load(directory, BASELINE_FILE, Baseline.from_text)
 
 
 def _counts(sorter: Sorter, values: Sequence[str | None]) -> list[int]:

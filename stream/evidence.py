@@ -6,21 +6,19 @@ r(正确) + e/2 and r(错误) - e/2 are the rewards of the version, and P(chosen
 weights are a logistic regression (trainer/weigh.py), as training on pairs is one on d.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from foundation.errors import ModelRefused
+from stream import kept
 from stream.memory import MOST_LEVEL, Memory, Seen
 from stream.render import Rendered
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
 LEVELS = ("rare", "odd", "apart", "unusual")
-_FORMAT = 1
 _MOST_PATHS_KEPT = 4_096
 
 
@@ -59,8 +57,7 @@ class Evidence:
     @cached_property
     def text(self) -> str:
         """What a version keeps, as JSON."""
-        state = {"format": _FORMAT, "weights": self._weights, "bias": self._bias, "memory": self._memory.as_state()}
-        return json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+        return kept.to_text({"weights": self._weights, "bias": self._bias, "memory": self._memory.as_state()})
 
     def of(self, record: Rendered) -> float:
         """Return the evidence of one record, in nats; > 0 speaks for right."""
@@ -113,19 +110,12 @@ class Evidence:
     @classmethod
     def from_text(cls, text: str) -> "Evidence":
         """Return what `text` was. Raises ModelRefused."""
-        try:
-            state: dict[str, Any] = json.loads(text)
-            if state["format"] != _FORMAT:
-                raise ModelRefused(f"{EVIDENCE_FILE} has format {state['format']}; this winnow reads {_FORMAT}")
-            return cls(Memory(state["memory"]), state["weights"], float(state["bias"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelRefused(f"{EVIDENCE_FILE} cannot be read: {error!r}") from error
+        return kept.from_text(EVIDENCE_FILE, text, lambda state: cls(Memory(state["memory"]), state["weights"], float(state["bias"])))
 
 
 def load_evidence(directory: Path) -> Evidence | None:
     """Return the evidence of a version; None where it has none, as an imported checkpoint. Raises ModelRefused."""
-    path = directory / EVIDENCE_FILE
-    return Evidence.from_text(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return kept.load(directory, EVIDENCE_FILE, Evidence.from_text)
 
 
 def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:

@@ -90,8 +90,7 @@ class Guards:
         self._follower = follower
         self._metrics = metrics
         self._settings = settings
-        self._flood = FloodGuard(judge)
-        self._drift = DriftGuard(judge, settings.drift_share if settings.drift_psi else 0.0)
+        self.taken_up(judge)
 
     def taken_up(self, judge: Judge) -> None:
         """Begin anew with another model or other rules."""

@@ -20,11 +20,11 @@ from starlette.routing import Route as Way
 from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from foundation.listen import Serving, is_loopback, listen
 from foundation.reread import Reread
+from foundation.secret_file import read_secret
 from model_registry.registry import Registry
 from stream.answering import Answering
 from stream.config import ServeSettings
 
-_LEAST_TOKEN_CHARACTERS = 16
 _LINES = "application/x-ndjson"
 
 
@@ -169,15 +169,7 @@ def _texts(given: list[Any], name: str) -> list[str]:
 
 def load_token(path: Path | None) -> bytes:
     """Return the token of a file, nothing without one. Raises SettingInvalid."""
-    if path is None:
-        return b""
-    try:
-        token = path.read_bytes().strip()
-    except OSError as error:
-        raise SettingInvalid(f"serve.token_file = {path} cannot be read: {error.strerror}") from error
-    if len(token) < _LEAST_TOKEN_CHARACTERS:
-        raise SettingInvalid(f"serve.token_file = {path} holds {len(token)} characters; a token has at least {_LEAST_TOKEN_CHARACTERS}")
-    return token
+    return read_secret("serve.token_file", path, "token")
 
 
 def serve(tables: Any) -> None:

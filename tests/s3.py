@@ -3,9 +3,6 @@
 The environment is built once, from requirements-s3-server.txt, in the cache.
 """
 
-import fcntl
-import hashlib
-import os
 import socket
 import subprocess
 import sys
@@ -17,11 +14,9 @@ from pathlib import Path
 
 from demo.broker import free_port
 from demo.processes import die_with_parent
-from foundation.cache import cache_directory
-from tests.conftest import skip_or_fail
+from tests.pinned import UV, Command, built, without_venv
 
 PINS = Path(__file__).parents[1] / "requirements-s3-server.txt"
-BUILD_SECONDS = 300
 START_SECONDS = 60
 
 
@@ -54,7 +49,7 @@ def s3_server(log: Path) -> Iterator[S3Server]:
     command = [python, Path(__file__).with_name("s3_server.py"), str(port)]
     with (
         log.open("w") as out,
-        subprocess.Popen(command, stdout=out, stderr=out, env=_without_venv(), preexec_fn=die_with_parent) as process,
+        subprocess.Popen(command, stdout=out, stderr=out, env=without_venv(), preexec_fn=die_with_parent) as process,
     ):
         try:
             deadline = time.monotonic() + START_SECONDS
@@ -73,24 +68,13 @@ def s3_server(log: Path) -> Iterator[S3Server]:
 
 
 def _python() -> Path:
-    """Return the Python of moto's environment, built now if it is not there."""
-    place = cache_directory() / f"s3-server-{hashlib.sha256(PINS.read_bytes()).hexdigest()[:12]}"
-    python, ready = place / "bin" / "python", place / "ready"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with place.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not ready.is_file():
-            uv = Path(sys.executable).with_name("uv")
-            for command in (
-                [uv, "venv", "--quiet", "--clear", "--python", sys.executable, place],
-                [uv, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", PINS],
-            ):
-                done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS, check=False, env=_without_venv())
-                if done.returncode != 0:
-                    skip_or_fail(f"the environment of the S3 server could not be built: {done.stderr[-300:]}")
-            ready.touch()
-    return python
+    """Return the Python of moto's environment."""
 
+    def commands(place: Path) -> list[Command]:
+        python = place / "bin" / "python"
+        return [
+            [UV, "venv", "--quiet", "--clear", "--python", sys.executable, place],
+            [UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", PINS],
+        ]
 
-def _without_venv() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    return built("s3-server", PINS, commands) / "bin" / "python"

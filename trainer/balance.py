@@ -53,6 +53,15 @@ class Balance(NamedTuple):
     temperature: float
 
 
+def balanced(
+    scorer: Scorer, weighed: Weighed, stream: Sequence[Rendered], seed: int, verdicts: Heard | None = None
+) -> tuple[Evidence, float]:
+    """Return the evidence as loud as it should be beside the text, and the temperature of their sum."""
+    heard = heard_in_stream(scorer, weighed.evidence, stream, seed)
+    found = balance(heard if verdicts is None else heard.beside(verdicts))
+    return weighed.evidence.scaled(found.factor), found.temperature
+
+
 def heard_in_stream(scorer: Scorer, evidence: Evidence, stream: Sequence[Rendered], seed: int) -> Heard:
     """Return what is heard of the unseen tenth of a stream and of corrupted copies of it, STREAM_WEIGHT together for each kind."""
     unseen = [record for record in stream if is_unseen(record.text)][:MOST_UNSEEN]

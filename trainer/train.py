@@ -24,7 +24,7 @@ from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.evidence import EVIDENCE_FILE, Evidence
 from stream.render import Rendering
 from stream.score import Scorer, refuse_windows
-from trainer.balance import MOST_LEARNED, balance, heard_in_stream, heard_in_verdicts
+from trainer.balance import MOST_LEARNED, balanced, heard_in_verdicts
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshold
 from trainer.check import Finding, check
@@ -104,8 +104,7 @@ def learn_from(
         # a flat draw that helped to choose what is served could not certify it
         known = test_set.first(len(test) - drawn)
         verdicts = heard_in_verdicts(before, weighed, train_set, d_with(scorer, None, known), known)
-        factor = balance(heard_in_stream(scorer, weighed.evidence, whole, settings.seed).beside(verdicts)).factor
-        evidence = weighed.evidence.scaled(factor)
+        evidence, _ = balanced(scorer, weighed, whole, settings.seed, verdicts)
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])
@@ -182,8 +181,7 @@ def _publish_cold(
     free = [record for record in shown if not is_unseen(record.text)]
     weighed = weigh(shown, free, [], settings.seed) if settings.evidence else None
     if weighed is not None:
-        factor, temperature = balance(heard_in_stream(scorer, weighed.evidence, shown, settings.seed))
-        evidence = weighed.evidence.scaled(factor)
+        evidence, temperature = balanced(scorer, weighed, shown, settings.seed)
     calibration = Calibration(temperature=temperature)
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)

@@ -1,6 +1,5 @@
 """`winnow serve`: the same judgement over HTTP, rewards as OpenRLHF asks for them, and policies that TRL really trains against it."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -19,14 +18,14 @@ from trl import GRPOConfig, GRPOTrainer
 
 from demo.processes import die_with_parent
 from demo.twins import UNREADABLE, take
-from foundation.cache import cache_directory
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from stream.live_model import load_scorer, pick_device
 from stream.rlhf import LEAST_D
 from stream.score import reference_rewards
-from tests.conftest import WORDS, skip_or_fail
+from tests.conftest import WORDS
 from tests.integration.conftest import WINNOW, wait_until
+from tests.pinned import UV, built
 from trainer.config import TrainSettings
 from trainer.train import train_and_publish
 
@@ -227,17 +226,9 @@ def test_a_published_version_is_the_reward_model_of_a_ppo_run(registry_url: str,
 
 
 def ppo_place() -> Path:
-    """Return a directory with the last TRL that has a PPO trainer, installed there once; the rest of its needs are ours."""
-    place = cache_directory() / f"ppo-{hashlib.sha256(PPO_PINS.read_bytes()).hexdigest()[:12]}"
-    if not (place / "ready").is_file():
-        command = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--python", sys.executable, "--no-deps"]
-        done = subprocess.run(
-            [*command, "--target", place, "--require-hashes", "-r", PPO_PINS], capture_output=True, text=True, check=False, timeout=300
-        )
-        if done.returncode:
-            skip_or_fail(f"the TRL with PPO could not be installed: {done.stderr[-300:]}")
-        (place / "ready").touch()
-    return place
+    """Return a directory with the last TRL that has a PPO trainer; the rest of its needs are ours."""
+    install = [UV, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--require-hashes", "-r", PPO_PINS]
+    return built("ppo", PPO_PINS, lambda place: [[*install, "--target", place]])
 
 
 @pytest.mark.parametrize("of", ["answer", "record"])
