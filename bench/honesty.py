@@ -10,17 +10,21 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.machine import keep
-from trainer.certify import Certificate, certify, wrong_passed
+from trainer.certify import Certificate, certify, drawn_alike, wrong_passed
 
 STREAM_RECORDS = 100_000
 
 
 class World(NamedTuple):
-    """How many audits are drawn, the share of wrong records, and how far the model's logits of both kinds lie apart."""
+    """How many audits are drawn in calm times on average, the share of wrong records, and how far apart the model's logits of both lie.
+
+    drifting: in this last share of the stream three times as many records are wrong, and the lottery draws three times as often.
+    """
 
     audits: int
     wrong: float
     separation: float = 3.0
+    drifting: float = 0.0
 
 
 class Coverage(NamedTuple):
@@ -36,19 +40,22 @@ def coverage(world: World, worlds: int, seed: int, alpha: float, delta: float) -
     random = np.random.default_rng(seed)
     certified = holds = covers = 0
     for _ in range(worlds):
-        is_wrong = random.random(STREAM_RECORDS) < world.wrong
+        is_late = np.arange(STREAM_RECORDS) >= (1 - world.drifting) * STREAM_RECORDS
+        is_wrong = random.random(STREAM_RECORDS) < np.where(is_late, 3 * world.wrong, world.wrong)
         p = 1 / (1 + np.exp(-(random.normal(size=STREAM_RECORDS) + 2 - world.separation * is_wrong)))
-        drawn = random.choice(STREAM_RECORDS, world.audits, replace=False)
+        tickets = random.random(STREAM_RECORDS)
+        propensity = np.where(is_late, 3.0, 1.0) * world.audits / STREAM_RECORDS
+        drawn = np.flatnonzero(tickets < propensity)
         unlabelled = random.choice(p, 2_000)
-        propensity = world.audits / STREAM_RECORDS
-        found = certify(p[drawn], is_wrong[drawn], [propensity] * world.audits, unlabelled, alpha, delta)
+        alike = drawn[drawn_alike(propensity[drawn].tolist(), tickets[drawn].tolist())]
+        found = certify(p[alike], is_wrong[alike], unlabelled, alpha, delta)
         if isinstance(found, Certificate):
             certified += 1
             holds += float(is_wrong[p >= found.threshold].mean()) <= alpha
         else:
             holds += 1
         passes = p >= np.quantile(unlabelled, 0.05)
-        estimate = wrong_passed(passes[drawn], is_wrong[drawn], np.full(world.audits, propensity))
+        estimate = wrong_passed(passes[drawn], is_wrong[drawn], propensity[drawn])
         covers += estimate is not None and estimate[1] <= float(is_wrong[passes].mean()) <= estimate[2]
     return Coverage(certified / worlds, holds / worlds, covers / worlds)
 
@@ -62,6 +69,7 @@ def main() -> None:
         "hard to tell": World(1_000, 0.011, 0.0),
         "rare": World(1_000, 0.002, 0.0),
         "too few": World(200, 0.002),
+        "drifting": World(2_000, 0.0105, 0.0, drifting=0.2),
     }
     found = {name: coverage(world, worlds, place, alpha, delta)._asdict() for place, (name, world) in enumerate(kinds.items())}
     passed = (

@@ -50,7 +50,7 @@ def main() -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         kafka, topics = KafkaSettings(bootstrap_servers=broker.address), TopicSettings()
         registry = RegistrySettings(url=str(Path(place) / "registry"))
-        tables = SimpleNamespace(kafka=kafka, registry=registry)
+        tables = SimpleNamespace(kafka=kafka, gate=GateSettings(), registry=registry)
         settings = TrainSettings(method="lora", verdict_words=("right", "wrong"), epochs=1, batch_size=4, max_length=256)
         labels = [Labelled(t.value.decode(), not t.truth.is_wrong) for t in take(60, 3, wrong_share=0.5, unreadable_share=0.0)]
         data = Path(place) / "verdicts.jsonl"

@@ -55,7 +55,7 @@ def prepare(registry: RegistrySettings, place: Path, *, evidence: bool = True) -
     """
     twins = readable(300, 5)
     texts = [render(c) for twin in twins if isinstance(c := decode_value(twin.value, "auto"), Content)]
-    tables = SimpleNamespace(kafka=KafkaSettings(), registry=registry)
+    tables = SimpleNamespace(kafka=KafkaSettings(), gate=GateSettings(), registry=registry)
     numbers = {}
     for seed, name in enumerate("ab"):
         shape = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=512)

@@ -4,10 +4,13 @@ Enters and leaves: the JSON of its file or object. Knows not where that is kept.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from foundation.errors import ModelRefused
+
+MOST_MARKS = 16
 
 
 class Alias(NamedTuple):
@@ -41,23 +44,25 @@ class Mark(NamedTuple):
     time: str
     why: str
 
-    def to_bytes(self) -> bytes:
-        """Return the JSON that is kept."""
-        return (json.dumps(self._asdict(), indent=2, ensure_ascii=False) + "\n").encode()
-
 
 def mark_of(digest: str, why: str) -> Mark:
     """Return a mark made now."""
-    return Mark(digest, datetime.now(UTC).isoformat(timespec="seconds"), why)
+    return Mark(digest, datetime.now(UTC).isoformat(timespec="microseconds"), why)
 
 
-def parse_mark(raw: bytes, where: str) -> Mark:
-    """Return a mark from its JSON. Raises ModelRefused."""
+def parse_marks(raw: bytes | None, where: str) -> list[Mark]:
+    """Return the marks of all versions, the oldest first, from their JSON. Raises ModelRefused."""
     try:
-        found = json.loads(raw)
-        return Mark(str(found["digest"]), str(found["time"]), str(found["why"]))
+        found = [] if raw is None else json.loads(raw)["marks"]
+        return [Mark(str(each["digest"]), str(each["time"]), str(each["why"])) for each in found]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelRefused(f"the mark {where} cannot be read: {error!r}") from error
+        raise ModelRefused(f"the marks {where} cannot be read: {error!r}") from error
+
+
+def marks_to_bytes(marks: Sequence[Mark]) -> bytes:
+    """Return the JSON that is kept of the newest marks."""
+    kept = [mark._asdict() for mark in marks[-MOST_MARKS:]]
+    return (json.dumps({"marks": kept}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def moved(old: Alias | None, number: int, why: str, *, pinned: bool | None, is_rollback: bool = False) -> Alias:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlparse
 
 from foundation.errors import ModelRefused, SettingInvalid, VersionMissing
-from model_registry.aliases import Alias, Mark, mark_of, moved, parse_alias, parse_mark
+from model_registry.aliases import Alias, Mark, mark_of, marks_to_bytes, moved, parse_alias, parse_marks
 from model_registry.config import RegistrySettings
 from model_registry.files import FileStore
 from model_registry.manifest import MANIFEST, Manifest, digest_of_bytes, digest_of_file, parse_manifest, verify_digest
@@ -18,7 +18,6 @@ from model_registry.store import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _DRIFT = "drift"
-_NOBODY = ""
 OBJECT_SCHEMES = ("s3", "gs", "az")
 
 
@@ -154,27 +153,27 @@ class Registry:
         raw = self._store.alias(CHAMPION)
         return raw is not None and parse_alias(raw, self._where(CHAMPION)).pinned
 
-    def drift(self) -> Mark | None:
-        """Return what was last said of drift, None where there is none or a training has answered it."""
-        raw = self._store.alias(_DRIFT)
-        found = None if raw is None else parse_mark(raw, self._where(_DRIFT))
-        return None if found is None or found.digest == _NOBODY else found
+    def drift(self, digest: str) -> Mark | None:
+        """Return what was said of drift of the version of a digest, None where nothing was or a training has answered it."""
+        marks = parse_marks(self._store.alias(_DRIFT), self._where(_DRIFT))
+        return next((mark for mark in marks if mark.digest == digest), None)
 
     def say_drift(self, digest: str, why: str) -> None:
         """Say that what the version of a digest lets through has changed; what was said of it before stays."""
 
         def step(raw: bytes | None) -> bytes | None:
-            is_said = raw is not None and parse_mark(raw, self._where(_DRIFT)).digest == digest
-            return None if is_said else mark_of(digest, why).to_bytes()
+            marks = parse_marks(raw, self._where(_DRIFT))
+            is_said = any(mark.digest == digest for mark in marks)
+            return None if is_said else marks_to_bytes([*marks, mark_of(digest, why)])
 
         self._store.change(_DRIFT, step)
 
     def answer_drift(self, said: Mark) -> None:
-        """Take back what was said, if nothing else has been said meanwhile: a training has learned from what has changed."""
+        """Take back what was said: a training has learned from what has changed."""
 
         def step(raw: bytes | None) -> bytes | None:
-            is_same = raw is not None and parse_mark(raw, self._where(_DRIFT)) == said
-            return mark_of(_NOBODY, f"answered: {said.why}").to_bytes() if is_same else None
+            marks = parse_marks(raw, self._where(_DRIFT))
+            return marks_to_bytes([mark for mark in marks if mark != said]) if said in marks else None
 
         self._store.change(_DRIFT, step)
 

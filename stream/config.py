@@ -82,6 +82,8 @@ class ServeSettings(Table):
     """Most records or queries in one request."""
     most_bytes: Annotated[int, Field(ge=1_024)] = 33_554_432
     """Longest request body."""
+    most_requests: Annotated[int, Field(ge=1)] = 64
+    """Most requests that are read and answered at once; more are told to come back."""
 
 
 class GateSettings(Table):
@@ -129,9 +131,9 @@ class GateSettings(Table):
     """Population stability index of d, or of a field, over what passes, above which there is drift; 0 looks for none."""
     drift_share: Share = 0.1
     """Share of the passing records that are compared with the version's baseline."""
-    drift_audit_rate: Share = 0.0
+    drift_audit_rate: Share = 0.03
     """Share of all judged records that the flat lottery draws while there is drift, if that is more than `gate.audit_rate`; 0 leaves
-    it as it is. A certificate then speaks of the records drawn at the more frequent of the two rates alone."""
+    it as it is."""
     flood_rollback: bool = False
     """Go back to the previous champion when the model alone holds so much; once, until somebody promotes or unpins."""
     max_poll_records: Annotated[int, Field(ge=1, le=100_000)] = 2_000

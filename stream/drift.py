@@ -1,8 +1,9 @@
 """How far what passes now is from what passed when the model was made: the population stability index of d and of every field.
 
 Enters: a version's baseline, and records that it lets through. Leaves: PSI = Σ (now - then) ln(now / then) over categories, in
-nats; below .1 nothing has changed, above .25 much has (Siddiqi 2006; the divergence is Jeffreys'). Categories are deciles of d
-and of numbers, the values of fields that have few, else patterns of characters; a missing field is a category of its own.
+nats, less what chance alone would give; below .1 nothing has changed, above .25 much has (Siddiqi 2006; the divergence is
+Jeffreys'). Categories are deciles of d and of numbers, the values of fields that have few, else patterns of characters; a missing
+field is a category of its own.
 Values are kept as digests, paths in plain text where at least one record in a hundred has them.
 """
 
@@ -71,14 +72,15 @@ class Spread(NamedTuple):
 class Baseline:
     """What passed when a version was made."""
 
-    def __init__(self, d: Spread, fields: dict[str, Spread]) -> None:
-        """Take the spread of raw d and of every field by path."""
+    def __init__(self, threshold: float, d: Spread, fields: dict[str, Spread]) -> None:
+        """Take the p_chosen from which a record counts, the spread of raw d, and that of every field by path."""
+        self.threshold = threshold
         self.d = d
         self.fields = fields
 
     @classmethod
-    def of(cls, records: Sequence[Rendered], d: Sequence[float]) -> "Baseline | None":
-        """Count records that a version lets through, each with its raw d; None where they are too few to compare with."""
+    def of(cls, records: Sequence[Rendered], d: Sequence[float], threshold: float) -> "Baseline | None":
+        """Count records of at least `threshold`, each with its raw d; None where they are too few to compare with."""
         if len(records) < FEWEST_RECORDS:
             return None
         rows = [values_of(record) for record in records]
@@ -87,25 +89,25 @@ class Baseline:
             sorter = Sorter.for_values([row[path] for row in rows if path in row])
             fields[path] = Spread(sorter, _counts(sorter, [row.get(path) for row in rows]))
         of_d = Sorter("number", sorted({float(limit) for limit in np.quantile(d, _DECILES)}), {})
-        return cls(Spread(of_d, _counts(of_d, [repr(float(each)) for each in d])), fields)
+        return cls(threshold, Spread(of_d, _counts(of_d, [repr(float(each)) for each in d])), fields)
 
     @property
     def text(self) -> str:
         """What a version keeps, as JSON."""
-        return kept.to_text({"d": self.d, "fields": self.fields})
+        return kept.to_text({"threshold": self.threshold, "d": self.d, "fields": self.fields})
 
     @classmethod
     def from_text(cls, text: str) -> "Baseline":
         """Return what `text` was. Raises ModelRefused."""
 
         def make(state: dict[str, Any]) -> Baseline:
-            return cls(_spread(state["d"]), {path: _spread(each) for path, each in state["fields"].items()})
+            return cls(float(state["threshold"]), _spread(state["d"]), {path: _spread(each) for path, each in state["fields"].items()})
 
         return kept.from_text(BASELINE_FILE, text, make)
 
 
 class Drifted(NamedTuple):
-    """PSI of d, and of the field that has changed most, with its path."""
+    """PSI of d, and of the field that has changed most, with its path; what chance gives is taken off."""
 
     d: float
     fields: float
@@ -142,7 +144,8 @@ class Drift:
         """Return how far the window is from the baseline; None until it is full."""
         if len(self._window) < (self._window.maxlen or 0):
             return None
-        of_d, *of_fields = (psi(spread.counts, counts) for spread, counts in zip(self._spreads(), self._counts, strict=True))
+        both = zip(self._spreads(), self._counts, strict=True)
+        of_d, *of_fields = (max(0.0, psi(spread.counts, counts) - by_chance(spread.counts, counts)) for spread, counts in both)
         worst = int(np.argmax(of_fields)) if of_fields else None
         return Drifted(of_d, 0.0 if worst is None else of_fields[worst], None if worst is None else self._paths[worst])
 
@@ -155,6 +158,12 @@ def psi(then: Sequence[int], now: Sequence[int] | np.ndarray) -> float:
     p, q = (np.asarray(counts, dtype=np.float64) + _SMOOTH for counts in (then, now))
     p, q = p / p.sum(), q / q.sum()
     return float(((q - p) * np.log(q / p)).sum())
+
+
+def by_chance(then: Sequence[int], now: Sequence[int] | np.ndarray) -> float:
+    """Return what the index of two samples of one population comes to on the average, in nats: half a chi-square's, both ways."""
+    categories = int(((np.asarray(then) + np.asarray(now)) > 0).sum())
+    return (categories - 1) * (1 / max(1, int(np.sum(then))) + 1 / max(1, int(np.sum(now))))
 
 
 def load_baseline(directory: Path) -> Baseline | None:

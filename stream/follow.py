@@ -177,7 +177,8 @@ class Follower(threading.Thread):
         try:
             if said is not None:
                 self._registry.say_drift(*said)
-            self._said = self._registry.drift()
+            model = self._current.judge.model
+            self._said = None if model is None else self._registry.drift(model.digest)
             self._refused.pop("drift", None)
         except ModelRefused as error:
             self._drifted = self._drifted or said

@@ -64,14 +64,18 @@ class DriftGuard:
         self._share = share
         baseline = None if judge.model is None else judge.model.baseline
         self._drift = Drift(baseline) if baseline is not None and share else None
+        self._threshold = 0.0 if baseline is None else baseline.threshold
         self._since = 0
 
     def look(self, judge: Judge, read: Read, decisions: list[Decision]) -> Drifted | None:
-        """Add a share of the records that passed and return how far they are from the baseline; None while there is nothing new to say."""
+        """Add a share of what the version would let through and return how far it is from the baseline; None while there is nothing new.
+
+        Where `gate.threshold` lets others through, these are compared all the same: they are what the baseline was made of.
+        """
         if judge is not self._judge or self._drift is None or judge.model is None:
             return None
         for place, decision in enumerate(decisions):
-            if decision.route is not Route.CLEAN or decision.reason != Reason.MODEL or decision.rewards is None:
+            if decision.rewards is None or decision.p_chosen is None or decision.p_chosen < self._threshold:
                 continue
             if ticket(read.decision_ids[place], "drift") < self._share and (content := read.content(place)) is not None:
                 self._drift.add(render(content, judge.model.rendering), decision.rewards.d)
@@ -125,11 +129,12 @@ class Guards:
             self._metrics.drift_psi.labels("d").set(found.d)
             self._metrics.drift_psi.labels("field").set(found.fields)
             is_over = found.most > self._settings.drift_psi
+            limit = self._settings.drift_psi
             if is_over and not drift.raised:
                 said = {"psi_d": round(found.d, 3), "psi_field": round(found.fields, 3), "field": found.path}
-                log.warning("what passes has changed", extra={**said, "gate.drift_psi": self._settings.drift_psi})
+                log.warning("what passes has changed", extra={**said, "gate.drift_psi": limit})
+            if is_over and not self._follower.is_drift_said:  # said again where a training has answered it and is not in service
                 changed = f"field {found.path}" if found.fields >= found.d else "d"
-                limit = self._settings.drift_psi
                 self._follower.drifted(judge.model.digest, f"PSI of {changed} is {found.most:.2f}, gate.drift_psi = {limit:g}")
             drift.raised = is_over
         is_drifting = drift.raised or self._follower.is_drift_said

@@ -65,8 +65,8 @@ class Judge:
                 log.error("a record could not be read", extra={"decision_id": name, "error": unread.detail.partition(":")[0]})
         return Read(records, self._form, names, readings)
 
-    def decide(self, read: Read) -> list[Decision]:
-        """Device half: 3c batches and 3d rewards, then 4 decisions."""
+    def decide(self, read: Read, *, explain: bool = True) -> list[Decision]:
+        """Device half: 3c batches and 3d rewards, then 4 decisions; `explain` False leaves out which fields were to blame."""
         unread, violations, asked, encoded, evidence_K = read.readings
         judged: list[Judged] = [None] * len(unread)
         if self.model is None:
@@ -85,7 +85,7 @@ class Judge:
         if self._lotteries is not None:
             draws = self._lotteries.raised(self.least_audit_rate).draws(read.decision_ids, decisions, self.model.threshold)
             decisions = [d if draw is None else d._replace(draw=draw) for d, draw in zip(decisions, draws, strict=True)]
-        return self._explained(read, decisions) if self._explain else decisions
+        return self._explained(read, decisions) if explain and self._explain else decisions
 
     def _explained(self, read: Read, decisions: list[Decision]) -> list[Decision]:
         """Add the suspect fields of records that the model holds, of so many that a flood stays within its time."""

@@ -7,6 +7,7 @@ change the record it was asked about, become a control token, or be paid more th
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -27,6 +28,7 @@ LEAST_D = math.log(1e-6 / (1 - 1e-6))
 """Calibrated d of a p_chosen that headers round to 0, in nats: what a record is worth that the gate does not read or a rule holds."""
 
 _AT_ONCE = 32
+_CHAT_MARK = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|<<SYS>>|<｜[^｜<>]{1,40}｜>)")
 
 
 class Asked(NamedTuple):
@@ -73,6 +75,9 @@ def _unpadded(text: str, ends: Sequence[str]) -> str:
 def _record_of(prompt: str, written: Written) -> str:
     """Return the record in a prompt that a chat template wrote, or the prompt itself."""
     if not prompt.startswith(written.head) or not written.head:
+        other = _CHAT_MARK.match(prompt)
+        if other is not None:
+            raise DataRefused(f"its prompt begins with {other[0].strip()}, which is no mark of this version's chat template")
         return prompt
     if not prompt.endswith(written.between):
         raise DataRefused("its prompt is a chat that does not end where an answer begins; render it with add_generation_prompt=True")
@@ -130,7 +135,7 @@ def paid_for_records(judge: Judge, texts: Sequence[str]) -> list[Paid]:
     """Return the calibrated d of records that a policy wrote, judged with the rules as the gate judges, and p_chosen."""
     records = [Record("", 0, place, 0, None, text.encode("utf-8", "replace"), []) for place, text in enumerate(texts)]
     found: list[Paid] = []
-    for decision in judge.decide(judge.read(records)):
+    for decision in judge.decide(judge.read(records), explain=False):
         is_held_by_rule = any(violation.is_error for violation in decision.violations)
         if judge.model is None or decision.rewards is None or decision.route is Route.DEAD_LETTER or is_held_by_rule:
             found.append(Paid(LEAST_D, 0.0))

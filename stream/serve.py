@@ -6,7 +6,8 @@ the model of `gate.model`, whose new versions are taken up between two requests 
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from foundation.secret_file import read_secret
 from model_registry.registry import Registry
 from stream.answering import Answering
 from stream.config import ServeSettings
+from stream.json_spans import elements
 
 _LINES = "application/x-ndjson"
 
@@ -45,6 +47,7 @@ class Ways:
         self._answering = answering
         self._settings = settings
         self._token = token
+        self._at_once = 0
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -65,8 +68,7 @@ class Ways:
         if request.headers.get("content-type", "").partition(";")[0] == _LINES:
             values = [line for line in body.split(b"\n") if line.strip()]
         else:
-            given = _list_of(_json(body), "records")
-            values = [each.encode("utf-8", "surrogatepass") if isinstance(each, str) else _json_bytes(each) for each in given]
+            values = [each.encode("utf-8", "surrogatepass") for each in _records(body)]
         self._check_count(len(values), "records")
         told, decisions = await self._answering.do(lambda: self._answering.decide(values))
         return {"model": told.label, "model_digest": told.digest, "threshold": told.threshold, "decisions": decisions}
@@ -109,7 +111,8 @@ class Ways:
         async def answer(request: Request) -> Response:
             try:
                 self._check_token(request)
-                return JSONResponse(await way(request))
+                with self._one_more():
+                    return JSONResponse(await way(request))
             except Refused as error:
                 return JSONResponse({"error": str(error)}, error.status)
             except DataRefused as error:
@@ -120,6 +123,18 @@ class Ways:
                 return JSONResponse({"error": f"the model could not score this request: {type(error).__name__}"}, 503)
 
         return answer
+
+    @contextmanager
+    def _one_more(self) -> Iterator[None]:
+        """Hold a place among the requests that are answered: they wait for one thread, and each holds its body in memory."""
+        most = self._settings.most_requests
+        if self._at_once >= most:
+            raise Refused(503, f"{most} requests are being answered already; serve.most_requests = {most}")
+        self._at_once += 1
+        try:
+            yield
+        finally:
+            self._at_once -= 1
 
     def _check_token(self, request: Request) -> None:
         token = self._token.value
@@ -149,8 +164,10 @@ def _json(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _json_bytes(record: Any) -> bytes:
-    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+def _records(body: bytes) -> list[str]:
+    _list_of(_json(body), "records")
+    # what comes before json.loads in any encoding that JSON has
+    return elements(body.decode(json.detect_encoding(body), "surrogatepass"), "records") or []
 
 
 def _list_of(body: dict[str, Any], name: str) -> list[Any]:

@@ -16,7 +16,7 @@ from demo.broker import temporary_broker
 from demo.twins import UNREADABLE, take
 from foundation.logs import quiet_libraries
 from stream.cluster import make_topics
-from stream.config import KafkaSettings, TopicSettings
+from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decode import decode_value
 from stream.records import Content
 from stream.render import Rendered, render
@@ -114,7 +114,7 @@ def registry_url(starter_directory: Path, tmp_path_factory: pytest.TempPathFacto
     from trainer.train import train_and_publish
 
     url = str(tmp_path_factory.mktemp("registry"))
-    tables = SimpleNamespace(kafka=KafkaSettings(), registry=RegistrySettings(url=url))
+    tables = SimpleNamespace(kafka=KafkaSettings(), gate=GateSettings(), registry=RegistrySettings(url=url))
     train_and_publish(tables, TrainSettings(), str(starter_directory), None, None)
     return url
 

@@ -1,50 +1,73 @@
-"""Whether audited records are wrong more often than they were: ADWIN over the verdicts on what passed.
+"""Whether audited records are wrong more often than they were: ADWIN over what people settled on about the champion's flat draws.
 
 Enters: the verdict topic, as far as it has come, look by look. Leaves: a mark in the registry for the champion. ADWIN keeps a window
-that it cuts where its two parts differ by more than chance at confidence 1 - delta allows (Bifet and Gavalda 2007).
+that it cuts where its two parts differ by more than chance at confidence 1 - delta allows (Bifet and Gavalda 2007). Only flat draws
+count, whatever was answered about the rest: more of the extra ones near a threshold would be no worse model.
 """
 
 import logging
-from typing import Any
+from collections import defaultdict
+from typing import Any, NamedTuple
 
 from river.drift import ADWIN
 
 from model_registry.registry import CHAMPION, Registry
-from stream.records import Verdict
-from trainer.verdicts import read_snapshot
+from stream.records import Lottery, Verdict
+from trainer.verdicts import read_snapshot, settle
 
 log = logging.getLogger("winnow.train")
 
 
+class Risen(NamedTuple):
+    """The share of wrong ones among audited records before it rose, and after."""
+
+    before: float
+    now: float
+
+
 class AuditedErrors:
-    """Remembers how far the topic has been read, and the window."""
+    """Remembers how far the topic has been read, and what was said of flat draws by the digest of the version that judged them."""
 
     def __init__(self, delta: float) -> None:
         """Begin before the first verdict."""
-        self._adwin: Any = ADWIN(delta=delta)
+        self._delta = delta
         self._offsets: dict[int, int] = {}
-        self._seen: set[str] = set()
+        self._said: dict[str, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
 
     def look(self, registry: Registry, tables: Any) -> None:
-        """Read what is new; say in the registry when audited records have become wrong more often. Raises KafkaRefused, ModelRefused."""
+        """Read what is new, and say in the registry if the champion's audited records have become wrong more often.
+
+        It is said as long as it is so: again, too, where a training has answered it and did not take over. Raises KafkaRefused,
+        ModelRefused.
+        """
+        champion = registry.resolve(CHAMPION).digest if CHAMPION in registry.aliases() else None
         snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, since=self._offsets)
         self._offsets = snapshot.offsets
-        risen = self.risen(sorted(snapshot.verdicts, key=lambda verdict: verdict.time_ms))
-        if risen is not None and CHAMPION in registry.aliases():
-            before, now = risen
-            why = f"audited records are wrong in {now:.1%} of cases, {before:.1%} before"
-            log.warning("audited records have become worse", extra={"before": round(before, 4), "now": round(now, 4)})
-            registry.say_drift(registry.resolve(CHAMPION).digest, why)
+        self.hear(snapshot.verdicts)
+        risen = None if champion is None else self.risen(champion)
+        if champion is not None and risen is not None and registry.drift(champion) is None:
+            log.warning("audited records have become worse", extra={"before": round(risen.before, 4), "now": round(risen.now, 4)})
+            registry.say_drift(champion, f"audited records are wrong in {risen.now:.1%} of cases, {risen.before:.1%} before")
 
-    def risen(self, verdicts: list[Verdict]) -> tuple[float, float] | None:
-        """Add verdicts in their order; return the share of wrong ones before the first cut that it rose at, and now."""
-        risen_from: float | None = None
+    def hear(self, verdicts: list[Verdict]) -> None:
+        """Keep what was said of flat draws, without the records."""
         for verdict in verdicts:
-            if verdict.source != "audit" or verdict.decision_id in self._seen:  # a second look at a record is no second record
-                continue
-            self._seen.add(verdict.decision_id)
-            before = self._adwin.estimation
-            self._adwin.update(float(not verdict.is_right))
-            if self._adwin.drift_detected and self._adwin.estimation > before:
-                risen_from = before if risen_from is None else risen_from
-        return None if risen_from is None else (risen_from, self._adwin.estimation)
+            if verdict.lottery == Lottery.FLAT and verdict.model_digest is not None:
+                self._said[verdict.model_digest][verdict.decision_id].append(verdict._replace(value=b"", correction=None))
+
+    def risen(self, digest: str) -> Risen | None:
+        """Return how the errors among a version's draws have risen by now; None if they have not, or no longer.
+
+        Its draws are gone through anew each time, in the order in which they were first answered: second looks, which only wrong
+        ones need, come many at once, and by the order of settling they would look like a rise.
+        """
+        said = self._said.get(digest, {})
+        settled = [each for each in settle([event for events in said.values() for event in events]) if not each.is_pending]
+        adwin: Any = ADWIN(delta=self._delta)
+        from_: float | None = None
+        for each in sorted(settled, key=lambda each: said[each.decision_id][0].time_ms):
+            before = adwin.estimation
+            adwin.update(float(not each.is_right))
+            if adwin.drift_detected:
+                from_ = None if adwin.estimation <= before else before if from_ is None else from_
+        return None if from_ is None or adwin.estimation <= from_ else Risen(from_, float(adwin.estimation))

@@ -1,8 +1,9 @@
 """How loud the evidence is beside the text: the text may have learned its records by heart, or tell right from wrong by itself.
 
 Enters: raw d of the text and evidence, of records that neither has learned from: the stream's unseen tenth as right and corrupted copies
-of it as wrong, and verdicts. Leaves: one factor for the evidence. A logistic regression with two weights; few records leave them where
-they begin, at a text that counts less than what other records say (docs/experiments/judgement.md).
+of it as wrong, and verdicts learned from, each as it was judged without it. Leaves: one factor for the evidence. A logistic regression with
+two weights; few records leave them where they begin, at a text that counts less than what other records say
+(docs/experiments/judgement.md).
 """
 
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ TEXT_AT_FIRST, EVIDENCE_AT_FIRST = 0.5, 1.0
 MOST_UNSEEN, FEWEST_UNSEEN, COPIES = 500, 20, 2
 LEAST_WEIGHT = 0.05
 LEAST, MOST = 1.0, 10.0
-ENOUGH_HELD_OUT, MOST_LEARNED = 100, 500
+MOST_LEARNED = 500
 
 
 class Heard(NamedTuple):
@@ -79,25 +80,16 @@ def heard_in_stream(scorer: Scorer, evidence: Evidence, stream: Sequence[Rendere
     return Heard(rewards_B2[:, 0] - rewards_B2[:, 1], np.array([told[place][1] for place in fitting]), is_right, weight)
 
 
-def heard_in_verdicts(before: np.ndarray, weighed: Weighed, train_set: Encoded, d_test: np.ndarray, test_set: Encoded) -> Heard:
-    """Return what is heard of held-out verdicts, and where they are few of those that were learned from, too.
+def heard_in_verdicts(before: np.ndarray, fresh: Sequence[int], weighed: Weighed, train_set: Encoded) -> Heard:
+    """Return what is heard of verdicts that were learned from: of each, what text and evidence said without it.
 
-    before: raw d of the first records of train_set before the text learned from them; the evidence of each was weighed without it.
+    before: raw d of the records of train_set at the places `fresh`, by a text that had learned from none of them.
     """
-    held_out = Heard(
-        d_test,
-        np.array([weighed.evidence.of(record) for record in test_set.shown]),
-        np.array([each.is_right for each in test_set.records], dtype=bool),
-        np.ones(len(d_test)),
-    )
-    if len(d_test) >= ENOUGH_HELD_OUT or not len(before):
-        return held_out
-    kept = [place for place, each in enumerate(train_set.records) if each.doubt < SURE_BELOW]
-    left_out = np.zeros(len(train_set.records))
-    left_out[kept] = weighed.left_out
-    learned = [place for place in kept if place < len(before)]
-    is_right = np.array([train_set.records[place].is_right for place in learned], dtype=bool)
-    return held_out.beside(Heard(before[learned], left_out[learned], is_right, np.ones(len(learned))))
+    sure = [place for place, each in enumerate(train_set.records) if each.doubt < SURE_BELOW]
+    left_out = dict(zip(sure, weighed.left_out.tolist(), strict=True))
+    heard = [(d, left_out[place], train_set.records[place].is_right) for place, d in zip(fresh, before, strict=True) if place in left_out]
+    d, evidence, is_right = (np.array(column) for column in zip(*heard, strict=True)) if heard else Heard.nothing()[:3]
+    return Heard(d, evidence, is_right.astype(bool), np.ones(len(heard)))
 
 
 def balance(heard: Heard) -> Balance:

@@ -19,6 +19,10 @@ ROOM = 0.8
 """Share of the draws that should pass the first threshold that is tested."""
 
 
+LEAST_STOOD_FOR = 0.05
+_ROUNDED = 1e-6
+
+
 class Certificate(NamedTuple):
     """At most α of what passes is wrong, with confidence 1-δ: `wrong` of `n` passing flat draws were."""
 
@@ -48,10 +52,30 @@ def fewest_draws(alpha: float, delta: float, wrong: int = 0) -> int:
     return n
 
 
+def drawn_alike(propensity: Sequence[float], tickets: Sequence[float]) -> np.ndarray:
+    """Return which flat draws had one and the same chance, as a bound needs it, whenever they were drawn.
+
+    The rate changes when there is drift, so the draws of one rate alone would speak of calm times, or of the others. But a record
+    is drawn when its ticket lies below the rate: those below the lowest rate would have been drawn at any time. A rate at which
+    less than LEAST_STOOD_FOR of all records were drawn is left aside with its draws, so that a short trial does not thin all others.
+    Where tickets were drawn with another key, the draws of the rate that stands for most are all there is.
+    """
+    said = np.round(np.asarray(propensity, dtype=np.float64), 6)
+    if not len(said):
+        return np.zeros(0, dtype=bool)
+    rates, counts = np.unique(said, return_counts=True)
+    stands_for = counts / rates / (counts / rates).sum()
+    if (np.asarray(tickets) > said + _ROUNDED).any():
+        most: np.ndarray = said == rates[int(np.argmax(stands_for))]
+        return most
+    lowest = rates[stands_for >= LEAST_STOOD_FOR][0]
+    alike: np.ndarray = (said == lowest) | ((said > lowest) & (np.asarray(tickets) < lowest))
+    return alike
+
+
 def certify(
     p_flat: np.ndarray,
     is_wrong: np.ndarray,
-    propensity: Sequence[float],
     p_stream: np.ndarray,
     alpha: float,
     delta: float,
@@ -62,14 +86,11 @@ def certify(
     All thresholds that were tested before the first failure hold together, so any may be chosen: the strictest one that
     is not stricter than `wanted`, else the least strict one.
 
-    p_flat, is_wrong, propensity: the flat draws under the model to be certified; p_stream: unlabelled records, which
-    place the grid. Draws of another rate than the most frequent one are left aside: a bound needs equal chances.
+    p_flat, is_wrong: flat draws that all had one chance (drawn_alike), under the model to be certified; p_stream: unlabelled
+    records, which place the grid.
     """
     if not len(p_flat):
         return Refused("no audit draws")
-    rates, counts = np.unique(np.round(propensity, 6), return_counts=True)
-    same = np.round(propensity, 6) == rates[int(np.argmax(counts))]
-    p_flat, is_wrong = p_flat[same], is_wrong[same]
     needed = fewest_draws(alpha, delta)
     # the first test must survive as many wrong ones as there are draws for: it is failed by bad luck otherwise
     bearable = [fewest_draws(alpha, delta, wrong) for wrong in (3, 2, 1)]

@@ -23,21 +23,25 @@ from model_registry.aliases import Mark
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
 from model_registry.report import Report
+from stream.boot import load_lotteries
+from stream.decide import ticket
 from stream.encode import Encoder
 from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
+from stream.records import Lottery
 from stream.render import Rendering
+from stream.rules import Rules
 from trainer.audited import AuditedErrors
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
-from trainer.certify import Certificate, Refused, certify
+from trainer.certify import Certificate, Refused, certify, drawn_alike
 from trainer.check import Finding
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
-from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_with
+from trainer.learned import SCORE_TOKENS, Learned, d_with
 from trainer.noise import Doubted, probability_of_verdicts, treat
-from trainer.pairs import RENDERING, encode_labelled
+from trainer.pairs import RENDERING, encode_labelled, text_of_content
 from trainer.promote import conclude, finish_interrupted, newest_of_cycles
 from trainer.publish import Facts, publish
 from trainer.report import Before, Found, report_files, report_of
@@ -72,8 +76,10 @@ def run_cycle(
     registry = Registry(tables.registry)
     finish_interrupted(registry)
     champion = registry.verified(CHAMPION) if CHAMPION in registry.aliases() else None
+    drift = None if champion is None else registry.drift(champion.digest)
     base = _base_of(base_name or settings.base, champion)
     words = words_of(base, settings)
+    rules = Rules.load(tables.gate.rules_file)
     encoder = encoder_of(base, words, settings.max_length)
     stream = stream_of_cycle(base, unlabelled, tables, settings)
     snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
@@ -86,23 +92,28 @@ def run_cycle(
         Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6), kind=each.kind) for each in sorted_.flat
     ]
     with workplace(settings) as work:
-        learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work, len(flat))
+        known = _known_to(champion if base_name is None and settings.base is None else None, tables)
+        learned = learn_from(base, encoder, doubted.records, [*sorted_.hold_out, *flat], stream, settings, work, known)
         say_if_none(learned.contrastive, settings)
-        of_stream = learned.judged(sample_of(encoder, stream) or learned.train_set)
+        sample = sample_of(encoder, stream, rules)
+        of_stream = learned.judged(sample or learned.train_set)
         p_stream = of_stream.p_chosen
         wanted = right_held_threshold(p_stream, settings.right_held_share)
-        certificate = _certificate(learned, sorted_.flat, p_stream, wanted.p_chosen, settings)
+        certificate = _certificate(learned, sorted_.flat, load_lotteries(tables.gate).key, p_stream, wanted.p_chosen, settings)
         threshold = _threshold(certificate, wanted)
         judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
-        before = _judged_by(champion, learned.test_set.records, stream, tables.gate.device) if champion is not None else None
+        before = _judged_by(champion, learned.test_set.records, stream, rules, tables.gate.device) if champion is not None else None
         comparison = _compared(judged, before.judged, learned, len(sorted_.hold_out), settings) if before is not None else None
         step("trained")
         decision = _decided(champion, comparison)
         found = Found(sorted_, findings, doubted, snapshot, certificate, comparison, decision)
         report = report_of(learned, judged, before, p_stream, found)
-        version = _publish(registry, base, learned, of_stream, threshold, settings, words, snapshot, champion, report, work)
+        beside = stream_files(learned.evidence, None if sample is None else of_stream, threshold)
+        version = _publish(registry, base, learned, beside, threshold, settings, words, snapshot, champion, report, work)
     step("published")
     promotion = conclude(registry, version, decision, step)
+    if drift is not None:
+        registry.answer_drift(drift)
     return Cycle(version, promotion, findings, certificate, comparison)
 
 
@@ -124,8 +135,6 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
                 if drift is not None:
                     print(f"drift: {drift.why}", file=sys.stderr)  # noqa: T201
                 say(run_cycle(tables, settings, base_name, unlabelled))
-                if drift is not None:
-                    registry.answer_drift(drift)
                 in_vain = 0
             pause = WATCH_SECONDS
         except DataRefused as error:
@@ -146,11 +155,8 @@ def is_due(new: int, in_vain: int, age_seconds: float, settings: TrainSettings, 
 
 
 def _drift_of_champion(registry: Registry) -> Mark | None:
-    """Return what has been said of drift, if it was said of the version that is champion now."""
-    said = registry.drift()
-    if said is None or CHAMPION not in registry.aliases() or registry.resolve(CHAMPION).digest != said.digest:
-        return None
-    return said
+    """Return what has been said of drift of the version that is champion now."""
+    return registry.drift(registry.resolve(CHAMPION).digest) if CHAMPION in registry.aliases() else None
 
 
 def _age_seconds(registry: Registry) -> float:
@@ -199,6 +205,15 @@ def _base_of(name: str | None, champion: Version | None) -> Base:
     return load_base(str(champion.directory))._replace(name=champion.label)
 
 
+def _known_to(base: Version | None, tables: Any) -> frozenset[str]:
+    """Return the texts of records that a version may have learned from: all that were answered when it was made. None is nobody."""
+    if base is None or not base.manifest.verdict_offsets:
+        return frozenset()
+    until = {int(partition): after for partition, after in base.manifest.verdict_offsets.items()}
+    answered = read_snapshot(tables.kafka, tables.topics.verdicts, until=until).verdicts
+    return frozenset(text_of_content(each.content) for each in settle(answered))
+
+
 def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSettings) -> Doubted:
     """Look for verdicts that are probably mistakes, with a base that knows something of the stream."""
     encoded = encode_labelled(sorted_.learn, encoder, RENDERING)
@@ -214,14 +229,15 @@ def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSetti
 
 
 def _certificate(
-    learned: Learned, flat: Sequence[Settled], p_stream: np.ndarray, wanted: float, settings: TrainSettings
+    learned: Learned, flat: Sequence[Settled], audit_key: bytes, p_stream: np.ndarray, wanted: float, settings: TrainSettings
 ) -> Certificate | Refused:
     """Certify on the flat draws; one that the model cannot read does not pass, as the gate would hold it."""
     encoded = encode_labelled([Labelled(each.content, each.is_right) for each in flat], learned.scorer.encoder, RENDERING)
     p_flat = np.full(len(flat), -1.0)
     p_flat[encoded.places] = learned.p_of(encoded)
     is_wrong = np.array([each.counts_as_wrong for each in flat], dtype=bool)
-    return certify(p_flat, is_wrong, [each.propensity for each in flat], p_stream, settings.alpha, settings.delta, wanted)
+    alike = drawn_alike([each.propensity for each in flat], [ticket(each.decision_id, Lottery.FLAT, audit_key) for each in flat])
+    return certify(p_flat[alike], is_wrong[alike], p_stream, settings.alpha, settings.delta, wanted)
 
 
 def _threshold(certificate: Certificate | Refused, wanted: Threshold) -> Threshold:
@@ -250,7 +266,7 @@ def _decided(champion: Version | None, comparison: Comparison | None) -> dict[st
     return {**may_promote(comparison)._asdict(), "over": champion.digest}
 
 
-def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str], device: str) -> Before:
+def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str], rules: Rules, device: str) -> Before:
     """Return what the champion makes of the held-out records and of the stream, read as it reads them."""
     manifest = version.manifest
     scorer = load_scorer(version, pick_device(device), SCORE_TOKENS)
@@ -260,7 +276,7 @@ def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str],
     d, p = np.full(len(records), -np.inf), np.zeros(len(records))
     d[encoded.places] = d_with(scorer, evidence, encoded)
     p[encoded.places] = p_of(d[encoded.places], manifest.calibration)
-    sample = sample_of(scorer.encoder, stream, rendering)
+    sample = sample_of(scorer.encoder, stream, rules, rendering)
     p_stream = np.zeros(0) if sample is None else p_of(d_with(scorer, evidence, sample), manifest.calibration)
     return Before(Judged(d, p, manifest.threshold.p_chosen), p_stream)
 
@@ -269,7 +285,7 @@ def _publish(
     registry: Registry,
     base: Base,
     learned: Learned,
-    of_stream: OfStream,
+    files: dict[str, str],
     threshold: Threshold,
     settings: TrainSettings,
     words: tuple[str, str],
@@ -286,5 +302,5 @@ def _publish(
         None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},
         snapshot.digest,
     )  # fmt: skip
-    beside = report_files(report, registry.name) | stream_files(learned.evidence, of_stream, threshold)
+    beside = report_files(report, registry.name) | files
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)

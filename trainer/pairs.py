@@ -43,12 +43,6 @@ class Encoded(NamedTuple):
     unreadable: int
     too_long: int
 
-    def first(self, given: int) -> "Encoded":
-        """Return those of the first `given` records; none of the others is counted."""
-        kept = [number for number, place in enumerate(self.places) if place < given]
-        ids, shown, records, places = ([column[number] for number in kept] for column in self[:4])
-        return Encoded(ids, shown, records, places, 0, 0)  # type: ignore[arg-type]
-
 
 def encode_labelled(records: Sequence[Labelled], encoder: Encoder, rendering: Rendering) -> Encoded:
     """Read, render and encode labelled records as the gate would."""

@@ -19,10 +19,12 @@ from foundation.aside import held, sweep
 from foundation.errors import DataRefused, ModelRefused, SettingInvalid
 from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import Registry, Version
+from stream.decode import decode_value
 from stream.drift import BASELINE_FILE, Baseline
 from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.evidence import EVIDENCE_FILE, Evidence
 from stream.render import Rendering
+from stream.rules import Rules
 from stream.score import Scorer, refuse_windows
 from trainer.balance import MOST_LEARNED, balanced, heard_in_verdicts
 from trainer.bases import Base, encoder_of, load_base
@@ -60,13 +62,14 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
     registry.versions()  # a bucket that does not answer is refused before the training, not after it
     base = load_base(base_name)
     words = words_of(base, settings)
+    rules = Rules.load(tables.gate.rules_file)
     encoder = encoder_of(base, words, settings.max_length)
     stream = unlabelled_of(base, unlabelled or settings.unlabelled, tables)
     with workplace(settings) as work:
         if data is None:
-            version = _publish_cold(registry, base, encoder, stream, settings, words, work)
+            version = _publish_cold(registry, base, encoder, stream, settings, words, rules, work)
         else:
-            version = _publish_trained(registry, base, encoder, stream, settings, words, data, work)
+            version = _publish_trained(registry, base, encoder, stream, settings, words, data, rules, work)
     announce(registry, version)
     return version
 
@@ -79,11 +82,11 @@ def learn_from(
     stream: list[str],
     settings: TrainSettings,
     work: Path,
-    drawn: int = 0,
+    known: frozenset[str] = frozenset(),
 ) -> Learned:
     """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused.
 
-    drawn: how many at the end of `test` were drawn to certify a threshold.
+    known: texts of records that the base has learned from.
     """
     refuse_windows(base.model, encoder.max_length)
     train_set = encode_labelled(learn, encoder, RENDERING)
@@ -95,15 +98,15 @@ def learn_from(
     free = [record for record in whole if record.text not in kept and not is_held_out(record.text, share)]
     contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
-    before = _d_before(base, encoder, train_set)
+    fresh = [place for place, shown in enumerate(train_set.shown) if shown.text not in known][:MOST_LEARNED]
+    before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
     evidence = None
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
-        # a flat draw that helped to choose what is served could not certify it
-        known = test_set.first(len(test) - drawn)
-        verdicts = heard_in_verdicts(before, weighed, train_set, d_with(scorer, None, known), known)
+        # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
+        verdicts = None if before is None else heard_in_verdicts(before, fresh, weighed, train_set)
         evidence, _ = balanced(scorer, weighed, whole, settings.seed, verdicts)
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
@@ -114,11 +117,9 @@ def learn_from(
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics, evidence)
 
 
-def _d_before(base: Base, encoder: Encoder, train_set: Encoded) -> np.ndarray:
-    """Return raw d of the first records to learn from before any of them is learned; nothing where the base has no head."""
-    if not base.has_head:
-        return np.zeros(0)
-    return d_of(Scorer(base.model.eval(), encoder, SCORE_TOKENS), train_set.ids[:MOST_LEARNED])
+def _d_before(base: Base, encoder: Encoder, ids: list[list[int]]) -> np.ndarray | None:
+    """Return raw d of records before they are learned; None where the base has no head."""
+    return d_of(Scorer(base.model.eval(), encoder, SCORE_TOKENS), ids) if base.has_head and ids else None
 
 
 def checked(learn: list[Labelled], held_out: list[Labelled], settings: TrainSettings) -> list[Finding]:
@@ -142,6 +143,7 @@ def _publish_trained(
     settings: TrainSettings,
     words: tuple[str, str],
     data: str,
+    rules: Rules,
     work: Path,
 ) -> Version:
     labelled = read_labelled(data, words)
@@ -153,7 +155,8 @@ def _publish_trained(
     findings = checked(learn, test, settings)
     learned = learn_from(base, encoder, learn, test, stream, settings, work)
     say_if_none(learned.contrastive, settings)
-    of_stream = learned.judged(sample_of(encoder, stream) or learned.train_set)
+    sample = sample_of(encoder, stream, rules)
+    of_stream = learned.judged(sample or learned.train_set)
     threshold = right_held_threshold(of_stream.p_chosen, settings.right_held_share)
     digest = digest_of_data(labelled)
     report = report_of_data(learned, threshold, of_stream.p_chosen, findings, digest)
@@ -162,18 +165,25 @@ def _publish_trained(
         settings.model_dump(mode="json", exclude={"work_directory"}), digest, learned.counts,
     )  # fmt: skip
     beside = report_files(report, registry.name)
-    beside |= stream_files(learned.evidence, of_stream, threshold)
+    beside |= stream_files(learned.evidence, None if sample is None else of_stream, threshold)
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
 
 
 def _publish_cold(
-    registry: Registry, base: Base, encoder: Encoder, stream: list[str], settings: TrainSettings, words: tuple[str, str], work: Path
+    registry: Registry,
+    base: Base,
+    encoder: Encoder,
+    stream: list[str],
+    settings: TrainSettings,
+    words: tuple[str, str],
+    rules: Rules,
+    work: Path,
 ) -> Version:
     """Publish a head that no verdict has touched: a gate with zero verdicts."""
     if not base.has_head:
         raise ModelRefused(f"{base.name} has no trained reward head; give labelled records with --data")
     scorer = Scorer(base.model.eval(), encoder, SCORE_TOKENS)
-    sample = sample_of(encoder, stream)
+    sample = sample_of(encoder, stream, rules)
     if sample is None:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
     shown = rendered(stream, RENDERING)
@@ -189,7 +199,8 @@ def _publish_cold(
         base.name, "starter", words, RENDERING, "chat@1", calibration, threshold, {},
         settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(sample.ids)},
     )  # fmt: skip
-    return publish(registry, base.model, base.tokenizer, scorer, facts, work, beside=stream_files(evidence, of_stream, threshold))
+    beside = stream_files(evidence, of_stream, threshold)
+    return publish(registry, base.model, base.tokenizer, scorer, facts, work, beside=beside)
 
 
 def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, template: str) -> Version:
@@ -227,20 +238,34 @@ def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
     return settings.verdict_words
 
 
-def sample_of(encoder: Encoder, stream: list[str], rendering: Rendering = RENDERING) -> Encoded | None:
-    """Return an even sample of what no training has read of the stream, of all of it where that is little; None without a readable one."""
+def sample_of(encoder: Encoder, stream: list[str], rules: Rules, rendering: Rendering = RENDERING) -> Encoded | None:
+    """Return an even sample of what no training has read of the stream, of all of it where that is little; None without a readable one.
+
+    What a gate's rules hold never comes before its model, and is no part of it.
+    """
     unseen = [content for content in stream if is_unseen(text_of_content(content))]
     drawn = unseen if len(unseen) >= FEWEST_UNSEEN else stream
     step = max(1, len(drawn) // MOST_SCORED)
-    sample = encode_labelled([Labelled(content, True) for content in drawn[::step]], encoder, rendering)
+    free = [content for content in drawn[::step] if not _is_held_by(rules, content)]
+    sample = encode_labelled([Labelled(content, True) for content in free], encoder, rendering)
     return sample if sample.ids else None
 
 
-def stream_files(evidence: Evidence | None, of_stream: OfStream, threshold: Threshold) -> dict[str, str]:
-    """Return what a version keeps of its stream, by file name: evidence, and the baseline of what passes."""
-    passing = np.flatnonzero(of_stream.p_chosen >= threshold.p_chosen)
-    baseline = Baseline.of([of_stream.shown[place] for place in passing], of_stream.d[passing].tolist())
-    found = {EVIDENCE_FILE: evidence, BASELINE_FILE: baseline}
+def _is_held_by(rules: Rules, content: str) -> bool:
+    [violations] = rules.check([decode_value(content.encode("utf-8", "replace"), "auto")])
+    return any(violation.is_error for violation in violations)
+
+
+def stream_files(evidence: Evidence | None, of_stream: OfStream | None, threshold: Threshold) -> dict[str, str]:
+    """Return what a version keeps of its stream, by file name: evidence, and the baseline of what passes.
+
+    of_stream None: there was none, and what people were asked about is no picture of it.
+    """
+    found: dict[str, Evidence | Baseline | None] = {EVIDENCE_FILE: evidence}
+    if of_stream is not None:
+        passing = np.flatnonzero(of_stream.p_chosen >= threshold.p_chosen)
+        baseline = Baseline.of([of_stream.shown[place] for place in passing], of_stream.d[passing].tolist(), threshold.p_chosen)
+        found[BASELINE_FILE] = baseline
     return {name: each.text for name, each in found.items() if each is not None}
 
 

@@ -18,6 +18,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import ticket
 from stream.records import Lottery, Verdict
 from tests.integration.conftest import send
+from trainer.audited import AuditedErrors
 from trainer.bases import load_base
 from trainer.config import TrainSettings
 from trainer.cycle import as_fields, new_verdicts, run_cycle
@@ -118,6 +119,29 @@ def test_the_champion_itself_can_be_trained_on(tables: Any, starter_directory: P
     manifest = cycle.version.manifest
     assert manifest.base == first.label
     assert manifest.data_counts["contrastive"] == manifest.data_counts["train"], "verdicts are never trained on alone"
+
+
+def test_drift_is_heard_of_in_the_verdicts_and_a_cycle_answers_it(tables: Any, starter_directory: Path) -> None:
+    base = str(starter_directory)
+    champion = train_and_publish(tables, tables.train, base, None, None)
+    registry = Registry(tables.registry)
+    drawn = {"source": "audit", "propensity": 0.1, "lottery": "flat", "blind": True, "model_digest": champion.digest}
+    audited = AuditedErrors(0.002)
+    right, wrong = ([twin for twin in twins(900, 8) if twin.truth.is_wrong is is_wrong] for is_wrong in (False, True))
+    say(tables, right[:400], **drawn)
+    audited.look(registry, tables)
+    assert registry.drift(champion.digest) is None
+    for reviewer in ("mei", "li"):
+        say(tables, wrong[:100], 400, **{**drawn, "reviewer": reviewer})
+    audited.look(registry, tables)
+    said = registry.drift(champion.digest)
+    assert said is not None
+    assert said.why.startswith("audited records are wrong in ")
+    say(tables, [*right[400:500], *wrong[100:200]], 1_000)
+    cycle = run_cycle(tables, tables.train, base, None)
+    assert registry.drift(champion.digest) is None
+    audited.look(registry, tables)
+    assert (registry.drift(champion.digest) is None) == cycle.promotion.promoted, "who still serves is still spoken of"
 
 
 def test_the_stream_of_a_cycle_is_the_latest_without_what_the_flat_lottery_draws(tables: Any, starter_directory: Path) -> None:

@@ -31,7 +31,7 @@ def test_twins_and_appended_control_text(tmp_path: Path) -> None:
     source = tmp_path / "twins.jsonl"
     source.write_bytes(b"\n".join(twin.value for twin in twins[:1_500] if twin.truth.kind != UNREADABLE) + b"\n")
     registry = RegistrySettings(url=str(tmp_path / "registry"))
-    tables = SimpleNamespace(kafka=KafkaSettings(), registry=registry, train=TrainSettings(cold_hold_share=0.2))
+    tables = SimpleNamespace(kafka=KafkaSettings(), gate=GateSettings(), registry=registry, train=TrainSettings(cold_hold_share=0.2))
     make_starter(tables, str(source), tmp_path / "starter", None, 80, 0, 1_500)
     cold = train_and_publish(tables, tables.train, str(tmp_path / "starter"), None, None)
     assert evaluate(cold, GateSettings(), twins[1_500:]).auroc > 0.65

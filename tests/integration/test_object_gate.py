@@ -90,7 +90,7 @@ def test_every_verb_works_on_a_bucket(published: Registry, s3_url: str, tmp_path
 
 def test_train_publishes_to_the_bucket(s3_url: str, starter_directory: Path) -> None:
     settings = RegistrySettings(url=s3_url)
-    tables = SimpleNamespace(kafka=KafkaSettings(), registry=settings)
+    tables = SimpleNamespace(kafka=KafkaSettings(), gate=GateSettings(), registry=settings)
     version = train_and_publish(tables, TrainSettings(), str(starter_directory), None, None)
     registry = Registry(settings)
     assert registry.aliases() == {CHAMPION: 1}

@@ -20,6 +20,7 @@ from demo.processes import die_with_parent
 from demo.twins import UNREADABLE, take
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
+from stream.config import GateSettings
 from stream.live_model import load_scorer, pick_device
 from stream.rlhf import LEAST_D
 from stream.score import reference_rewards
@@ -117,6 +118,34 @@ def test_json_records_may_be_given_as_they_are(client: Client) -> None:
     assert (empty["route"], empty["reason"]) == ("dead-letter", "empty")
 
 
+def test_json_in_json_is_judged_as_it_is_written(client: Client) -> None:
+    twice = b'{"name":"a","name":"b","height":1.10}'
+    body = b'{"of": 1, "records": [ %b ,{"height":1.10}, "%b"] }' % (twice, twice.replace(b'"', rb"\""))
+    _, found = client.ask("/score", body)
+    _, lines = client.ask("/score", twice + b'\n{"height":1.10}\n' + twice, **{"content-type": "application/x-ndjson"})
+    assert found["decisions"] == lines["decisions"]
+    assert found["decisions"][0]["reason"] == "rule:duplicate-key"
+    for form in ("utf-16", "utf-8-sig"):
+        assert client.ask("/score", body.decode().encode(form))[1]["decisions"] == lines["decisions"]
+
+
+def test_more_requests_than_may_wait_are_told_to_come_back(registry_url: str, tmp_path: Path) -> None:
+    with serving(registry_url, tmp_path, "most_requests = 2") as client:
+        waiting = [HTTPConnection(client.host, client.port, timeout=60) for _ in range(2)]
+        for connection in waiting:
+            connection.putrequest("POST", "/score")
+            connection.putheader("content-length", "16")
+            connection.endheaders()
+            connection.send(b'{"records":')
+        refused = (503, {"error": "2 requests are being answered already; serve.most_requests = 2"})
+        wait_until(lambda: client.ask("/score", {"records": ["a"]}) == refused)
+        for connection in waiting:
+            connection.send(b'["a"]')
+            assert json.loads(connection.getresponse().read())["decisions"]
+            connection.close()
+        assert client.ask("/score", {"records": ["a"]})[0] == 200
+
+
 def test_answers_are_paid_what_the_headers_of_a_gate_say(client: Client, registry_url: str) -> None:
     version = Registry(RegistrySettings(url=registry_url)).verified("champion")
     tokenizer = AutoTokenizer.from_pretrained(version.directory)
@@ -175,6 +204,13 @@ def test_records_that_a_policy_writes_are_paid_their_calibrated_d(client: Client
         ("/get_reward", {"query": ["{正确"], "prompts": ["{"]}, 422, "query 0: its record cannot be read: bad-json"),
         ("/get_reward", {"query": ["a " * 3_000], "prompts": ["a " * 3_000]}, 422, "query 0: its record is longer than the"),
         ("/get_reward", {"query": ["<|user|>a"], "prompts": ["<|user|>a"]}, 422, "render it with add_generation_prompt=True"),
+        ("/score", b'{"records": [1], "records": [2]}', 422, "`records` is given twice"),
+        (
+            "/get_reward",
+            {"query": ["[INST]a 正确"], "prompts": ["[INST]a"]},
+            422,
+            "[INST], which is no mark of this version's chat template",
+        ),
         ("/get_reward?of=both", {"query": []}, 400, "of = both: it is answer"),
     ],
 )
@@ -191,7 +227,7 @@ def test_a_token_keeps_strangers_out_and_new_versions_are_taken_up(registry_url:
     token = tmp_path / "token"
     token.write_text(TOKEN + "\n")
     registry = RegistrySettings(url=str(tmp_path / "registry"))
-    tables = SimpleNamespace(registry=registry)
+    tables = SimpleNamespace(gate=GateSettings(), registry=registry)
     first = train_and_publish(tables, TrainSettings(), str(starter_directory), None, None)
     with serving(registry.url, tmp_path, f'token_file = "{token}"') as client:
         assert client.ask("/score", {"records": ["a"]})[0] == 401

@@ -47,7 +47,7 @@ TINY = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Any:
-    return SimpleNamespace(kafka=KafkaSettings(), registry=RegistrySettings(url=str(tmp_path / "registry")))
+    return SimpleNamespace(kafka=KafkaSettings(), gate=GateSettings(), registry=RegistrySettings(url=str(tmp_path / "registry")))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from stream.config import GateSettings
 from stream.decide import Calibration, Lotteries
-from stream.drift import Baseline, Drift, Sorter, load_baseline, psi
+from stream.drift import Baseline, Drift, Sorter, by_chance, load_baseline, psi
 from stream.guards import Guards
 from stream.judge import Judge
 from stream.live_model import LiveModel
@@ -22,7 +23,7 @@ from stream.read import Read
 from stream.records import Content, Decision, Reason, Record, Rewards, Route, Verdict
 from stream.render import Rendered, render
 from stream.rules import Rules
-from trainer.audited import AuditedErrors
+from trainer.audited import AuditedErrors, Risen
 from trainer.config import TrainSettings
 from trainer.cycle import is_due
 
@@ -58,7 +59,7 @@ def drift_of(baseline: Baseline, came: list[Rendered], d: list[float]) -> Drift:
 
 @pytest.fixture(scope="module")
 def baseline() -> Baseline:
-    found = Baseline.of(records(2_000, 0), d_of(2_000, 0))
+    found = Baseline.of(records(2_000, 0), d_of(2_000, 0), 0.5)
     assert found is not None
     return found
 
@@ -91,6 +92,19 @@ def test_a_changed_field_is_named(baseline: Baseline, path: str, changed: dict[s
     assert (found.path, found.fields > 0.25, found.d < 0.1) == (path, True, True)
 
 
+def test_a_small_baseline_raises_no_alarm_by_chance() -> None:
+    for seed in range(20):
+        few = Baseline.of(records(250, seed), d_of(250, seed), 0.5)
+        assert few is not None
+        found = drift_of(few, records(1_000, 100 + seed), d_of(1_000, 100 + seed)).found()
+        assert found is not None
+        assert found.most < 0.12
+    counts = np.random.default_rng(0).multinomial(250, [1 / 22] * 22, 400), np.random.default_rng(1).multinomial(1_000, [1 / 22] * 22, 400)
+    left = [psi(then, now) - by_chance(then, now) for then, now in zip(*counts, strict=True)]
+    assert abs(float(np.mean(left))) < 0.01
+    assert float(np.mean([psi(then, now) for then, now in zip(*counts, strict=True)])) > 0.1
+
+
 def test_a_missing_field_and_lower_d_are_seen_and_the_window_moves_on(baseline: Baseline) -> None:
     without = [Rendered(record.text, tuple(f for f in record.fields if f.path != "note")) for record in records(1_000, 4)]
     found = drift_of(baseline, without, d_of(1_000, 4, 0.5)).found()
@@ -107,16 +121,16 @@ def test_a_missing_field_and_lower_d_are_seen_and_the_window_moves_on(baseline: 
 
 def test_nothing_is_said_of_few_records_and_no_value_is_kept(baseline: Baseline, tmp_path: Path) -> None:
     assert drift_of(baseline, records(999, 1), d_of(999, 1)).found() is None
-    assert Baseline.of(records(199, 0), d_of(199, 0)) is None
+    assert Baseline.of(records(199, 0), d_of(199, 0), 0.5) is None
     assert load_baseline(tmp_path) is None
     (tmp_path / "baseline.json").write_text(baseline.text)
     loaded = load_baseline(tmp_path)
     assert loaded is not None
     assert loaded.text == baseline.text
-    secret = Baseline.of([render(Content(is_json=True, data={"name": f"secret-{n % 3}"})) for n in range(300)], d_of(300, 0))
+    secret = Baseline.of([render(Content(is_json=True, data={"name": f"secret-{n % 3}"})) for n in range(300)], d_of(300, 0), 0.5)
     assert secret is not None
     assert "secret" not in secret.text
-    for broken in ("{", '{"format": 2}', json.dumps({"format": 1, "d": [["number", [0.0], {}], [1]], "fields": {}})):
+    for broken in ("{", '{"format": 2}', json.dumps({"format": 1, "threshold": 0.5, "d": [["number", [0.0], {}], [1]], "fields": {}})):
         with pytest.raises(ModelRefused, match=r"baseline\.json"):
             Baseline.from_text(broken)
 
@@ -136,6 +150,7 @@ class Hears:
 
     def drifted(self, digest: str, why: str) -> None:
         self.said.append((digest, why))
+        self.is_drift_said = True
 
 
 def test_drift_raises_the_flat_lottery_until_it_is_over(baseline: Baseline) -> None:
@@ -144,14 +159,16 @@ def test_drift_raises_the_flat_lottery_until_it_is_over(baseline: Baseline) -> N
     metrics, hears = GateMetrics(Rules()), Hears()
     guards = Guards(judge, hears, metrics, GateSettings(drift_share=1.0, drift_audit_rate=0.2))  # type: ignore[arg-type]
 
-    def pass_on(seed: int, mean: float) -> None:
+    def pass_on(seed: int, mean: float, route: Route = Route.CLEAN) -> None:
         values = [
             json.dumps({each.path: record.text[each.start : each.end] for each in record.fields}).encode()
             for record in records(1_000, seed, mean)
         ]
         given = [Record("t", 0, n, 1, None, value, []) for n, value in enumerate(values)]
         read = Read(given, "auto", [f"t:{seed}:{n}" for n in range(1_000)], SimpleNamespace(unread=[None] * 1_000))  # type: ignore[arg-type]
-        decided = [Decision(Route.CLEAN, Reason.MODEL, "", Rewards(d, 0.0), 0.9) for d in d_of(1_000, seed)]
+        decided = [Decision(route, Reason.MODEL, "", Rewards(d, 0.0), 0.9) for d in d_of(1_000, seed)]
+        held = [Decision(Route.QUARANTINE, Reason.MODEL, "", Rewards(-9.0, 0.0), 0.1)] * 1_000
+        guards.judged(judge, read, held)
         guards.judged(judge, read, decided)
 
     pass_on(1, 20.0)
@@ -163,11 +180,16 @@ def test_drift_raises_the_flat_lottery_until_it_is_over(baseline: Baseline) -> N
     assert (metrics.registry.get_sample_value("winnow_drift_psi", {"of": "field"}) or 0) > 0.25
     pass_on(3, 24.0)
     assert len(hears.said) == 1, "said once"
+    hears.is_drift_said = False
+    pass_on(3, 24.0)
+    assert len(hears.said) == 2, "and once more where a training has answered it, and this model serves on"
     pass_on(4, 20.0)
-    assert judge.least_audit_rate == 0.0
-    hears.is_drift_said = True
-    pass_on(5, 20.0)
     assert judge.least_audit_rate == 0.2, "the registry says so"
+    hears.is_drift_said = False
+    pass_on(5, 20.0)
+    assert judge.least_audit_rate == 0.0
+    pass_on(6, 20.0, Route.QUARANTINE)
+    assert len(hears.said) == 2, "what gate.threshold alone holds is compared all the same"
     drawn = (
         Lotteries(flat=0.01)
         .raised(0.2)
@@ -178,41 +200,68 @@ def test_drift_raises_the_flat_lottery_until_it_is_over(baseline: Baseline) -> N
     assert metrics.registry.get_sample_value("winnow_drift") == 0
 
 
-def verdict(number: int, is_right: bool, source: str = "audit") -> Verdict:
-    return Verdict(f"t:0:{number}", "", is_right, "r", number, None, b"{}", "json", 0.9, 0.5, None, "model", source, 0.01, "flat", True)
+def said_of(number: int, is_right: bool, lottery: str = "flat", digest: str = "sha256:1", reviewers: int = 2) -> list[Verdict]:
+    return [
+        Verdict(
+            f"t:0:{number}", "", is_right, f"r{each}", number, None, b"{}", "json", 0.9, 0.5, digest, "model", "audit", 0.01, lottery, True
+        )
+        for each in range(1 if is_right else reviewers)
+    ]
+
+
+def stream_of(first: int, count: int, wrong: float, **given: Any) -> list[Verdict]:
+    rng = np.random.default_rng(first)
+    return [each for n in range(count) for each in said_of(first + n, bool(rng.random() >= wrong), **given)]
+
+
+def risen_of(audited: AuditedErrors, verdicts: list[Verdict], digest: str = "sha256:1") -> Risen | None:
+    audited.hear(verdicts)
+    return audited.risen(digest)
 
 
 def test_adwin_hears_of_audited_records_that_become_worse() -> None:
-    rng = np.random.default_rng(0)
-    calm = [verdict(n, rng.random() > 0.03) for n in range(1_500)]
-    worse = [verdict(2_000 + n, rng.random() > 0.2) for n in range(600)]
     audited = AuditedErrors(0.002)
-    assert audited.risen(calm) is None
-    assert audited.risen([each._replace(is_right=False) for each in calm]) is None, "a second look is no second record"
-    assert audited.risen([verdict(9_000 + n, False, "quarantine") for n in range(500)]) is None
-    before, now = audited.risen(worse) or (0.0, 0.0)
-    assert before < 0.1 < now
+    assert risen_of(audited, stream_of(0, 1_500, 0.03)) is None
+    assert risen_of(audited, stream_of(2_000, 600, 0.9, lottery="extra")) is None, "extra draws lie near the threshold"
+    assert risen_of(audited, stream_of(3_000, 600, 0.9, digest="sha256:2")) is None, "another version judged these"
+    assert risen_of(audited, stream_of(4_000, 600, 0.9, reviewers=1)) is None, "they wait for a second look"
+    worse = risen_of(audited, stream_of(5_000, 600, 0.2))
+    assert worse is not None
+    assert worse.before < 0.1 < worse.now
+    assert audited.risen("sha256:1") == worse, "as long as it is so"
+    assert risen_of(audited, [], "sha256:2") is None, "a new champion begins anew: its draws were always like this"
+    again = AuditedErrors(0.002)
+    heard = [*stream_of(5_000, 600, 0.2), *stream_of(0, 1_500, 0.03), *stream_of(4_000, 600, 0.9, reviewers=1)]
+    assert risen_of(again, heard) == worse, "who hears it in another order comes to the same"
     better = AuditedErrors(0.002)
-    assert better.risen([verdict(n, rng.random() > 0.3) for n in range(1_000)]) is None
-    assert better.risen([verdict(1_000 + n, True) for n in range(1_000)]) is None, "fewer errors ask for nothing"
+    assert risen_of(better, stream_of(0, 1_000, 0.3)) is None
+    assert risen_of(better, stream_of(1_000, 1_000, 0.0)) is None, "fewer errors ask for nothing"
+    assert risen_of(audited, stream_of(9_000, 2_000, 0.0)) is None, "it is over when they have become fewer"
 
 
 def test_marks_stay_until_they_are_answered(tmp_path: Path) -> None:
     registry = Registry(RegistrySettings(url=str(tmp_path)))
-    assert registry.drift() is None
+    assert registry.drift("sha256:1") is None
     registry.say_drift("sha256:1", "first")
     registry.say_drift("sha256:1", "again")
-    said = registry.drift()
-    assert said is not None
-    assert (said.digest, said.why) == ("sha256:1", "first")
     registry.say_drift("sha256:2", "another version")
+    said, other = registry.drift("sha256:1"), registry.drift("sha256:2")
+    assert said is not None
+    assert other is not None
+    assert (said.digest, said.why, other.why) == ("sha256:1", "first", "another version")
     registry.answer_drift(said)
-    now = registry.drift()
+    assert registry.drift("sha256:1") is None
+    assert registry.drift("sha256:2") == other
+    registry.say_drift("sha256:1", "still")
+    registry.answer_drift(said)
+    now = registry.drift("sha256:1")
     assert now is not None
-    assert now.why == "another version"
-    registry.answer_drift(now)
-    assert registry.drift() is None
+    assert now.why == "still", "an answer to what was said before is none to this"
     assert registry.aliases() == {}
+    for number in range(100):
+        registry.say_drift(f"sha256:{number}", "many")
+    assert registry.drift("sha256:99") is not None
+    assert (tmp_path / "aliases" / "drift.json").stat().st_size < 3_000
 
 
 def test_drift_asks_for_a_training_sooner() -> None:

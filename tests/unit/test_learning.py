@@ -11,7 +11,7 @@ from stream import wire
 from stream.decide import Lotteries
 from stream.records import Decision, Route, Verdict
 from trainer.calibrate import auroc_of, fit
-from trainer.certify import Certificate, Refused, certify, fewest_draws, upper_bound, wrong_passed
+from trainer.certify import Certificate, Refused, certify, drawn_alike, fewest_draws, upper_bound, wrong_passed
 from trainer.check import check
 from trainer.config import TrainSettings
 from trainer.cycle import is_due
@@ -36,27 +36,27 @@ def verdict(decision: int = 0, *, is_right: bool = True, **more: object) -> Verd
 def test_299_draws_without_a_wrong_one_certify_one_percent() -> None:
     assert fewest_draws(0.01, 0.05) == 299
     assert upper_bound(0, 299, 0.05) <= 0.01 < upper_bound(0, 298, 0.05)
-    found = certify(np.full(299, 0.9), np.zeros(299, dtype=bool), [0.01] * 299, STREAM, 0.01, 0.05)
+    found = certify(np.full(299, 0.9), np.zeros(299, dtype=bool), STREAM, 0.01, 0.05)
     assert found == Certificate(0.01, 0.05, 299, 0, 0.0)
-    refused = certify(np.full(298, 0.9), np.zeros(298, dtype=bool), [0.01] * 298, STREAM, 0.01, 0.05)
+    refused = certify(np.full(298, 0.9), np.zeros(298, dtype=bool), STREAM, 0.01, 0.05)
     assert refused == Refused("298 audit draws are too few: 1.00% at 95% needs 299 that pass, without one wrong")
-    assert certify(np.zeros(0), np.zeros(0, dtype=bool), [], STREAM, 0.01, 0.05) == Refused("no audit draws")
+    assert certify(np.zeros(0), np.zeros(0, dtype=bool), STREAM, 0.01, 0.05) == Refused("no audit draws")
 
 
 def test_the_certified_threshold_is_where_the_wrong_begin() -> None:
     p = np.linspace(0, 1, 2_000)
     is_wrong = p < 0.1
-    found = certify(p, is_wrong, [0.01] * 2_000, STREAM, 0.01, 0.05)
+    found = certify(p, is_wrong, STREAM, 0.01, 0.05)
     assert isinstance(found, Certificate)
     assert 0.08 <= found.threshold <= 0.12
     all_over = np.arange(2_000) % 20 == 0
-    assert isinstance(certify(p, all_over, [0.01] * 2_000, STREAM, 0.01, 0.05), Refused)
+    assert isinstance(certify(p, all_over, STREAM, 0.01, 0.05), Refused)
 
 
 def test_within_what_may_be_held_the_strictest_certified_threshold_serves() -> None:
     p = np.linspace(0, 1, 2_000)
     is_wrong = p < 0.01
-    least, within, none = (certify(p, is_wrong, [0.01] * 2_000, p, 0.02, 0.05, wanted) for wanted in (0.0, 0.1, 0.005))
+    least, within, none = (certify(p, is_wrong, p, 0.02, 0.05, wanted) for wanted in (0.0, 0.1, 0.005))
     assert isinstance(least, Certificate)
     assert least.threshold == 0.0
     assert isinstance(within, Certificate)
@@ -65,11 +65,20 @@ def test_within_what_may_be_held_the_strictest_certified_threshold_serves() -> N
     assert none == least
 
 
-def test_draws_of_another_rate_are_left_aside() -> None:
-    p, is_wrong = np.full(600, 0.9), np.array([False] * 300 + [True] * 300)
-    found = certify(p, is_wrong, [0.01] * 300 + [0.5] * 300, STREAM, 0.01, 0.05)
-    assert isinstance(found, Certificate)
-    assert found.n == 300
+def test_draws_of_a_raised_rate_count_where_the_lower_one_would_have_drawn_them_too() -> None:
+    calm, raised = np.random.default_rng(0).random(30_000), np.random.default_rng(1).random(20_000)
+    tickets = np.concatenate([calm[calm < 0.01], raised[raised < 0.03]])
+    propensity = [0.01] * int((calm < 0.01).sum()) + [0.03] * int((raised < 0.03).sum())
+    alike = drawn_alike(propensity, tickets.tolist())
+    assert (tickets[alike] < 0.01).all()
+    assert alike.sum() == (calm < 0.01).sum() + (raised < 0.01).sum()
+    trial = drawn_alike([0.001, *propensity], [0.0005, *tickets])
+    assert not trial[0], "a short trial at a lower rate does not thin all others"
+    assert trial[1:].tolist() == alike.tolist()
+    other_key = drawn_alike(propensity, np.random.default_rng(1).random(len(propensity)).tolist())
+    assert other_key.tolist() == [each == 0.01 for each in propensity]
+    assert drawn_alike([0.01] * 5, [0.5] * 5).all(), "of one rate all are alike, whatever the key was"
+    assert drawn_alike([], []).tolist() == []
 
 
 def test_a_miss_rate_is_weighted_by_how_likely_each_draw_was() -> None:
