@@ -18,7 +18,7 @@ STREAM_RECORDS = 100_000
 class World(NamedTuple):
     """How many audits are drawn in calm times on average, the share of wrong records, and how far apart the model's logits of both lie.
 
-    drifting: in this last share of the stream three times as many records are wrong, and the lottery draws three times as often.
+    drifting: in this last share of the stream ten times as many records are wrong, and the lottery draws three times as often.
     """
 
     audits: int
@@ -41,13 +41,13 @@ def coverage(world: World, worlds: int, seed: int, alpha: float, delta: float) -
     certified = holds = covers = 0
     for _ in range(worlds):
         is_late = np.arange(STREAM_RECORDS) >= (1 - world.drifting) * STREAM_RECORDS
-        is_wrong = random.random(STREAM_RECORDS) < np.where(is_late, 3 * world.wrong, world.wrong)
+        is_wrong = random.random(STREAM_RECORDS) < np.where(is_late, 10 * world.wrong, world.wrong)
         p = 1 / (1 + np.exp(-(random.normal(size=STREAM_RECORDS) + 2 - world.separation * is_wrong)))
         tickets = random.random(STREAM_RECORDS)
         propensity = np.where(is_late, 3.0, 1.0) * world.audits / STREAM_RECORDS
         drawn = np.flatnonzero(tickets < propensity)
         unlabelled = random.choice(p, 2_000)
-        alike = drawn[drawn_alike(propensity[drawn].tolist(), tickets[drawn].tolist())]
+        alike = drawn[drawn_alike(propensity[drawn].tolist(), random.random(len(drawn)).tolist())]
         found = certify(p[alike], is_wrong[alike], unlabelled, alpha, delta)
         if isinstance(found, Certificate):
             certified += 1
@@ -69,19 +69,21 @@ def main() -> None:
         "hard to tell": World(1_000, 0.011, 0.0),
         "rare": World(1_000, 0.002, 0.0),
         "too few": World(200, 0.002),
-        "drifting": World(2_000, 0.0105, 0.0, drifting=0.2),
+        "drifting": World(2_000, 0.004, 0.0, drifting=0.2),
+        "drifting, rare": World(2_000, 0.001, 0.0, drifting=0.2),
     }
     found = {name: coverage(world, worlds, place, alpha, delta)._asdict() for place, (name, world) in enumerate(kinds.items())}
     passed = (
         all(each["holds"] >= 1 - delta - 0.02 and each["interval_covers"] >= 0.93 for each in found.values())
         and found["rare"]["certified"] >= 0.8
+        and found["drifting, rare"]["certified"] >= 0.8
         and found["too few"]["certified"] == 0
     )
     result = {
         "worlds": worlds,
         "alpha": alpha,
         "delta": delta,
-        **{name.replace(" ", "_"): each for name, each in found.items()},
+        **{name.replace(", ", "_").replace(" ", "_"): each for name, each in found.items()},
         "passed": passed,
     }
     keep("honesty", result)

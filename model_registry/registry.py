@@ -155,14 +155,14 @@ class Registry:
 
     def drift(self, digest: str) -> Mark | None:
         """Return what was said of drift of the version of a digest, None where nothing was or a training has answered it."""
-        marks = parse_marks(self._store.alias(_DRIFT), self._where(_DRIFT))
+        marks = parse_marks(self._store.alias(_DRIFT))
         return next((mark for mark in marks if mark.digest == digest), None)
 
     def say_drift(self, digest: str, why: str) -> None:
         """Say that what the version of a digest lets through has changed; what was said of it before stays."""
 
         def step(raw: bytes | None) -> bytes | None:
-            marks = parse_marks(raw, self._where(_DRIFT))
+            marks = parse_marks(raw)
             is_said = any(mark.digest == digest for mark in marks)
             return None if is_said else marks_to_bytes([*marks, mark_of(digest, why)])
 
@@ -172,7 +172,7 @@ class Registry:
         """Take back what was said: a training has learned from what has changed."""
 
         def step(raw: bytes | None) -> bytes | None:
-            marks = parse_marks(raw, self._where(_DRIFT))
+            marks = parse_marks(raw)
             return marks_to_bytes([mark for mark in marks if mark != said]) if said in marks else None
 
         self._store.change(_DRIFT, step)

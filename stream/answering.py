@@ -19,7 +19,7 @@ from stream.follow import Follower, Lasting, Service, make_service
 from stream.live_model import LiveModel, load_aside, load_scorer
 from stream.metrics import GateMetrics
 from stream.records import Decision, Record
-from stream.rlhf import Paid, paid_for_answers, paid_for_records, read_query
+from stream.rlhf import Paid, paid_for_answers, paid_for_records, read_query, read_written
 from stream.rules import Rules
 from stream.score_file import as_row
 
@@ -102,7 +102,7 @@ class Answering:
         model, judge = self._model(), self._service.judge
         encoder = model.scorer.encoder
         wrote = [
-            read_query(query, "" if prompts is None else prompts[place], encoder.written, encoder.end_texts).answer
+            read_written(query, "" if prompts is None else prompts[place], encoder.written, encoder.end_texts)
             for place, query in enumerate(queries)
         ]
         with self.metrics.timed("judge"):

@@ -84,6 +84,8 @@ class ServeSettings(Table):
     """Longest request body."""
     most_requests: Annotated[int, Field(ge=1)] = 64
     """Most requests that are read and answered at once; more are told to come back."""
+    read_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long a request may take to come whole."""
 
 
 class GateSettings(Table):

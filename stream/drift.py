@@ -72,8 +72,8 @@ class Spread(NamedTuple):
 class Baseline:
     """What passed when a version was made."""
 
-    def __init__(self, threshold: float, d: Spread, fields: dict[str, Spread]) -> None:
-        """Take the p_chosen from which a record counts, the spread of raw d, and that of every field by path."""
+    def __init__(self, threshold: float | None, d: Spread, fields: dict[str, Spread]) -> None:
+        """Take the p_chosen from which a record counts (None: that of the gate), the spread of raw d, and that of every field by path."""
         self.threshold = threshold
         self.d = d
         self.fields = fields
@@ -101,7 +101,7 @@ class Baseline:
         """Return what `text` was. Raises ModelRefused."""
 
         def make(state: dict[str, Any]) -> Baseline:
-            return cls(float(state["threshold"]), _spread(state["d"]), {path: _spread(each) for path, each in state["fields"].items()})
+            return cls(state.get("threshold"), _spread(state["d"]), {path: _spread(each) for path, each in state["fields"].items()})
 
         return kept.from_text(BASELINE_FILE, text, make)
 

@@ -133,7 +133,6 @@ class Follower(threading.Thread):
     def drifted(self, digest: str, why: str) -> None:
         """Say in the registry that what the version of this digest lets through has changed, in the thread's own time."""
         self._drifted = digest, why
-        self._called.set()
 
     @property
     def is_drift_said(self) -> bool:
@@ -170,18 +169,18 @@ class Follower(threading.Thread):
             log.error("too much is held, and there is nothing to roll back to", extra={"detail": str(error)})  # noqa: TRY400
 
     def _say_drift(self) -> None:
-        """Say once what the gate has seen, and hear what others have said."""
-        if self._registry is None:
+        """Hear what others have said of the champion, and say what this gate has seen; other gates keep it to themselves."""
+        model = self._current.judge.model
+        if self._registry is None or model is None or self._settings.model != CHAMPION:
             return
-        said, self._drifted = self._drifted, None
+        seen, self._drifted = self._drifted, None
         try:
-            if said is not None:
-                self._registry.say_drift(*said)
-            model = self._current.judge.model
-            self._said = None if model is None else self._registry.drift(model.digest)
+            self._said = self._registry.drift(model.digest)
+            if self._said is None and seen is not None and seen[0] == model.digest:
+                self._registry.say_drift(*seen)
+                self._said = self._registry.drift(model.digest)
             self._refused.pop("drift", None)
         except ModelRefused as error:
-            self._drifted = self._drifted or said
             self._refuse("drift", _kind(error), error)
         except OSError as error:  # a registry that this gate may only read
             self._refuse("drift", "unreachable", error)

@@ -64,7 +64,7 @@ class DriftGuard:
         self._share = share
         baseline = None if judge.model is None else judge.model.baseline
         self._drift = Drift(baseline) if baseline is not None and share else None
-        self._threshold = 0.0 if baseline is None else baseline.threshold
+        self._threshold = None if baseline is None else baseline.threshold
         self._since = 0
 
     def look(self, judge: Judge, read: Read, decisions: list[Decision]) -> Drifted | None:
@@ -74,8 +74,9 @@ class DriftGuard:
         """
         if judge is not self._judge or self._drift is None or judge.model is None:
             return None
+        threshold = judge.model.threshold if self._threshold is None else self._threshold
         for place, decision in enumerate(decisions):
-            if decision.rewards is None or decision.p_chosen is None or decision.p_chosen < self._threshold:
+            if decision.rewards is None or decision.p_chosen is None or decision.p_chosen < threshold:
                 continue
             if ticket(read.decision_ids[place], "drift") < self._share and (content := read.content(place)) is not None:
                 self._drift.add(render(content, judge.model.rendering), decision.rewards.d)

@@ -28,7 +28,8 @@ LEAST_D = math.log(1e-6 / (1 - 1e-6))
 """Calibrated d of a p_chosen that headers round to 0, in nats: what a record is worth that the gate does not read or a rule holds."""
 
 _AT_ONCE = 32
-_CHAT_MARK = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[INST\]|<<SYS>>|<｜[^｜<>]{1,40}｜>)")
+_CHAT_MARK = re.compile(r"\s*(<\|[^|<>]{1,40}\|>|<s>|<bos>|<start_of_turn>|\[/?INST\]|<<SYS>>|<｜[^｜<>]{1,40}｜>)")
+_NEAR_THE_END = 60  # characters that a generation prompt may take: a role between two marks
 
 
 class Asked(NamedTuple):
@@ -52,17 +53,22 @@ def read_query(query: str, prompt: str | None, written: Written, ends: Sequence[
     policy writes later cannot move it. Raises DataRefused.
     """
     query = _unpadded(query, ends)
-    prompt = None if prompt is None else _unpadded(prompt, ends)
-    if prompt is not None and not query.startswith(prompt):
-        raise DataRefused("its query does not begin with its prompt")
     if prompt is not None:
-        return Asked(_record_of(prompt, written), _without(query[len(prompt) :], (written.end.strip(), *ends)))
+        return Asked(_record_of(_unpadded(prompt, ends), written), read_written(query, prompt, written, ends))
     if not written.head:
         raise DataRefused("this version's template has no marks that would tell where the answer begins; give the prompts")
     record, between, answer = query.removeprefix(written.head).partition(written.between)
     if not between or not query.startswith(written.head):
         raise DataRefused("it is no chat of this version's template, and there are no prompts to tell where the answer begins")
     return Asked(record, _without(answer, (written.end.strip(), *ends)))
+
+
+def read_written(query: str, prompt: str, written: Written, ends: Sequence[str]) -> str:
+    """Return what a policy wrote behind its prompt, in whatever template that is. Raises DataRefused."""
+    query, prompt = _unpadded(query, ends), _unpadded(prompt, ends)
+    if not query.startswith(prompt):
+        raise DataRefused("its query does not begin with its prompt")
+    return _without(query[len(prompt) :], (written.end.strip(), *ends))
 
 
 def _unpadded(text: str, ends: Sequence[str]) -> str:
@@ -76,8 +82,8 @@ def _record_of(prompt: str, written: Written) -> str:
     """Return the record in a prompt that a chat template wrote, or the prompt itself."""
     if not prompt.startswith(written.head) or not written.head:
         other = _CHAT_MARK.match(prompt)
-        if other is not None:
-            raise DataRefused(f"its prompt begins with {other[0].strip()}, which is no mark of this version's chat template")
+        if other is not None and _CHAT_MARK.search(prompt, max(other.end(), len(prompt) - _NEAR_THE_END)):
+            raise DataRefused(f"its prompt is a chat that begins with {other[0].strip()}, which is no mark of this version's template")
         return prompt
     if not prompt.endswith(written.between):
         raise DataRefused("its prompt is a chat that does not end where an answer begins; render it with add_generation_prompt=True")

@@ -4,6 +4,7 @@ Enters: JSON requests. Leaves: decisions (`/score`) or rewards (`/get_reward`, a
 the model of `gate.model`, whose new versions are taken up between two requests as a gate takes them up. Writes nothing to Kafka.
 """
 
+import asyncio
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Iterator
@@ -147,10 +148,15 @@ class Ways:
 
     async def _body(self, request: Request) -> bytes:
         found = bytearray()
-        async for part in request.stream():
-            found += part
-            if len(found) > self._settings.most_bytes:
-                raise Refused(413, f"the request is longer than serve.most_bytes = {self._settings.most_bytes}")
+        seconds = self._settings.read_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                async for part in request.stream():
+                    found += part
+                    if len(found) > self._settings.most_bytes:
+                        raise Refused(413, f"the request is longer than serve.most_bytes = {self._settings.most_bytes}")
+        except TimeoutError as error:
+            raise Refused(408, f"the request did not come whole within serve.read_seconds = {seconds:g}") from error
         return bytes(found)
 
 

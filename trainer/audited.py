@@ -1,8 +1,8 @@
 """Whether audited records are wrong more often than they were: ADWIN over what people settled on about the champion's flat draws.
 
 Enters: the verdict topic, as far as it has come, look by look. Leaves: a mark in the registry for the champion. ADWIN keeps a window
-that it cuts where its two parts differ by more than chance at confidence 1 - delta allows (Bifet and Gavalda 2007). Only flat draws
-count, whatever was answered about the rest: more of the extra ones near a threshold would be no worse model.
+that it cuts where its two parts differ by more than chance at confidence 1 - delta allows (Bifet and Gavalda 2007). Only flat draws of
+what passed count: more of the extra ones near a threshold, or more that is rightly held, would be no worse model.
 """
 
 import logging
@@ -16,6 +16,8 @@ from stream.records import Lottery, Verdict
 from trainer.verdicts import read_snapshot, settle
 
 log = logging.getLogger("winnow.train")
+
+ENOUGH_DRAWS = 100
 
 
 class Risen(NamedTuple):
@@ -50,9 +52,9 @@ class AuditedErrors:
             registry.say_drift(champion, f"audited records are wrong in {risen.now:.1%} of cases, {risen.before:.1%} before")
 
     def hear(self, verdicts: list[Verdict]) -> None:
-        """Keep what was said of flat draws, without the records."""
+        """Keep what was said of flat draws that had passed, without the records."""
         for verdict in verdicts:
-            if verdict.lottery == Lottery.FLAT and verdict.model_digest is not None:
+            if verdict.lottery == Lottery.FLAT and verdict.source == "audit" and verdict.model_digest is not None:
                 self._said[verdict.model_digest][verdict.decision_id].append(verdict._replace(value=b"", correction=None))
 
     def risen(self, digest: str) -> Risen | None:
@@ -64,10 +66,14 @@ class AuditedErrors:
         said = self._said.get(digest, {})
         settled = [each for each in settle([event for events in said.values() for event in events]) if not each.is_pending]
         adwin: Any = ADWIN(delta=self._delta)
-        from_: float | None = None
+        before: float | None = None
+        at_cut, wrong, draws = 0.0, 0, 0
         for each in sorted(settled, key=lambda each: said[each.decision_id][0].time_ms):
-            before = adwin.estimation
+            estimate = float(adwin.estimation)
             adwin.update(float(not each.is_right))
-            if adwin.drift_detected:
-                from_ = None if adwin.estimation <= before else before if from_ is None else from_
-        return None if from_ is None or adwin.estimation <= from_ else Risen(from_, float(adwin.estimation))
+            wrong, draws = wrong + (not each.is_right), draws + 1
+            if adwin.drift_detected:  # its next update begins a new window: from here on they are counted anew
+                at_cut, wrong, draws = float(adwin.estimation), 0, 0
+                before = estimate if before is None and at_cut > estimate else before
+        now = wrong / draws if draws >= ENOUGH_DRAWS else at_cut
+        return None if before is None or now <= before else Risen(before, now)

@@ -20,7 +20,6 @@ ROOM = 0.8
 
 
 LEAST_STOOD_FOR = 0.05
-_ROUNDED = 1e-6
 
 
 class Certificate(NamedTuple):
@@ -53,23 +52,19 @@ def fewest_draws(alpha: float, delta: float, wrong: int = 0) -> int:
 
 
 def drawn_alike(propensity: Sequence[float], tickets: Sequence[float]) -> np.ndarray:
-    """Return which flat draws had one and the same chance, as a bound needs it, whenever they were drawn.
+    """Return flat draws that had one and the same chance, as a bound needs it, whenever they were drawn.
 
-    The rate changes when there is drift, so the draws of one rate alone would speak of calm times, or of the others. But a record
-    is drawn when its ticket lies below the rate: those below the lowest rate would have been drawn at any time. A rate at which
-    less than LEAST_STOOD_FOR of all records were drawn is left aside with its draws, so that a short trial does not thin all others.
-    Where tickets were drawn with another key, the draws of the rate that stands for most are all there is.
+    The rate changes when there is drift, so the draws of one rate alone would speak of calm times, or of the others. Of those of a
+    higher rate as many are left aside by a second lottery (`tickets`, which no verdict knows) as make their chance that of the lowest.
+    A rate at which less than LEAST_STOOD_FOR of all records were drawn is left aside whole, so that a short trial does not thin all.
     """
-    said = np.round(np.asarray(propensity, dtype=np.float64), 6)
-    if not len(said):
+    if not len(propensity):
         return np.zeros(0, dtype=bool)
+    said = np.round(np.asarray(propensity, dtype=np.float64), 6)
     rates, counts = np.unique(said, return_counts=True)
     stands_for = counts / rates / (counts / rates).sum()
-    if (np.asarray(tickets) > said + _ROUNDED).any():
-        most: np.ndarray = said == rates[int(np.argmax(stands_for))]
-        return most
     lowest = rates[stands_for >= LEAST_STOOD_FOR][0]
-    alike: np.ndarray = (said == lowest) | ((said > lowest) & (np.asarray(tickets) < lowest))
+    alike: np.ndarray = (said >= lowest) & (np.asarray(tickets) < lowest / said)
     return alike
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedModel
 
-from foundation.errors import DataRefused, KafkaRefused, ModelRefused
+from foundation.errors import DataRefused, KafkaRefused, ModelRefused, SettingInvalid
 from model_registry.aliases import Mark
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
@@ -28,7 +28,6 @@ from stream.decide import ticket
 from stream.encode import Encoder
 from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
-from stream.records import Lottery
 from stream.render import Rendering
 from stream.rules import Rules
 from trainer.audited import AuditedErrors
@@ -54,6 +53,7 @@ log = logging.getLogger("winnow.train")
 
 WATCH_SECONDS = 10.0
 MOST_PAUSE_SECONDS = 1_800.0
+_ALIKE = "certificate"
 
 
 class Cycle(NamedTuple):
@@ -79,7 +79,7 @@ def run_cycle(
     drift = None if champion is None else registry.drift(champion.digest)
     base = _base_of(base_name or settings.base, champion)
     words = words_of(base, settings)
-    rules = Rules.load(tables.gate.rules_file)
+    rules, audit_key = Rules.load(tables.gate.rules_file), load_lotteries(tables.gate).key
     encoder = encoder_of(base, words, settings.max_length)
     stream = stream_of_cycle(base, unlabelled, tables, settings)
     snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
@@ -99,7 +99,7 @@ def run_cycle(
         of_stream = learned.judged(sample or learned.train_set)
         p_stream = of_stream.p_chosen
         wanted = right_held_threshold(p_stream, settings.right_held_share)
-        certificate = _certificate(learned, sorted_.flat, load_lotteries(tables.gate).key, p_stream, wanted.p_chosen, settings)
+        certificate = _certificate(learned, sorted_.flat, audit_key, p_stream, wanted.p_chosen, settings)
         threshold = _threshold(certificate, wanted)
         judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
         before = _judged_by(champion, learned.test_set.records, stream, rules, tables.gate.device) if champion is not None else None
@@ -123,6 +123,7 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
     What is refused is tried again when more is answered; what fails, Kafka and the registry too, after a pause that doubles.
     """
     registry = Registry(tables.registry)
+    Rules.load(tables.gate.rules_file), load_lotteries(tables.gate)  # refused now; later a file half written is tried again
     audited = AuditedErrors(settings.drift_delta)
     in_vain, pause = 0, WATCH_SECONDS  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
@@ -140,7 +141,7 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
         except DataRefused as error:
             log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
             in_vain, pause = new, WATCH_SECONDS
-        except (KafkaRefused, ModelRefused) as error:
+        except (KafkaRefused, ModelRefused, SettingInvalid) as error:
             log.error("the cycle failed; it is tried again", extra={"detail": str(error), "pause_seconds": pause})  # noqa: TRY400
             time.sleep(pause)
             pause = min(2 * pause, MOST_PAUSE_SECONDS)
@@ -211,7 +212,8 @@ def _known_to(base: Version | None, tables: Any) -> frozenset[str]:
         return frozenset()
     until = {int(partition): after for partition, after in base.manifest.verdict_offsets.items()}
     answered = read_snapshot(tables.kafka, tables.topics.verdicts, until=until).verdicts
-    return frozenset(text_of_content(each.content) for each in settle(answered))
+    said = [content for each in settle(answered) for content in (each.content, each.correction) if content is not None]
+    return frozenset(map(text_of_content, said))
 
 
 def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSettings) -> Doubted:
@@ -236,7 +238,7 @@ def _certificate(
     p_flat = np.full(len(flat), -1.0)
     p_flat[encoded.places] = learned.p_of(encoded)
     is_wrong = np.array([each.counts_as_wrong for each in flat], dtype=bool)
-    alike = drawn_alike([each.propensity for each in flat], [ticket(each.decision_id, Lottery.FLAT, audit_key) for each in flat])
+    alike = drawn_alike([each.propensity for each in flat], [ticket(each.decision_id, _ALIKE, audit_key) for each in flat])
     return certify(p_flat[alike], is_wrong[alike], p_stream, settings.alpha, settings.delta, wanted)
 
 

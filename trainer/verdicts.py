@@ -129,7 +129,8 @@ def weights_of(settled: Sequence[Settled]) -> dict[str, float]:
     """
     extra = [each for each in settled if each.lottery == Lottery.EXTRA and each.distance is not None and each.propensity > 0]
     reach = max((each.distance for each in extra if each.distance is not None), default=-1.0)
-    chance_near = extra[-1].propensity if extra else 1.0
+    flat = min((each.propensity for each in settled if each.is_flat), default=0.0)
+    of_extra = 1 - (1 - min((each.propensity for each in extra), default=0.0)) / (1 - flat) if flat < 1 else 0.0
     held = [each for each in settled if each.source != "audit" and each.distance is not None]
     drawn = [each for each in held if each.is_flat]
     answered = 1.0 if len(drawn) < _ENOUGH_DRAWS else max(1.0, sum(1 / each.propensity for each in drawn) / len(held))
@@ -140,6 +141,6 @@ def weights_of(settled: Sequence[Settled]) -> dict[str, float]:
         if each.propensity <= 0:
             return 1.0
         is_near = each.is_flat and each.distance is not None and each.distance <= reach
-        return 1 / max(each.propensity, chance_near) if is_near else 1 / each.propensity
+        return 1 / (1 - (1 - each.propensity) * (1 - of_extra)) if is_near else 1 / each.propensity
 
     return {each.decision_id: weight(each) for each in settled}

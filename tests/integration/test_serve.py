@@ -66,10 +66,12 @@ def serving(registry_url: str, place: Path, settings: str = "") -> Iterator[Clie
     gate = 'watch_seconds = 0.2\nthreads = 1\nprecision = "float32"'
     config.write_text(f'[registry]\nurl = "{registry_url}"\n[gate]\n{gate}\n[serve]\nport = 0\n{settings}\n')
     with subprocess.Popen([*WINNOW, "serve", "--config", config], stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as process:
-        said = process.stdout.readline()  # type: ignore[union-attr]
-        assert said.startswith("ready http://127.0.0.1:"), said
-        yield Client(said.split()[1])
-        process.terminate()
+        try:
+            said = process.stdout.readline()  # type: ignore[union-attr]
+            assert said.startswith("ready http://127.0.0.1:"), said
+            yield Client(said.split()[1])
+        finally:
+            process.terminate()
         assert process.wait(30) == 0
 
 
@@ -134,15 +136,31 @@ def test_more_requests_than_may_wait_are_told_to_come_back(registry_url: str, tm
         waiting = [HTTPConnection(client.host, client.port, timeout=60) for _ in range(2)]
         for connection in waiting:
             connection.putrequest("POST", "/score")
-            connection.putheader("content-length", "16")
+            connection.putheader("content-length", "17")
             connection.endheaders()
             connection.send(b'{"records":')
         refused = (503, {"error": "2 requests are being answered already; serve.most_requests = 2"})
         wait_until(lambda: client.ask("/score", {"records": ["a"]}) == refused)
         for connection in waiting:
-            connection.send(b'["a"]')
+            connection.send(b'["a"]}')
             assert json.loads(connection.getresponse().read())["decisions"]
             connection.close()
+        assert client.ask("/score", {"records": ["a"]})[0] == 200
+
+
+def test_a_request_that_does_not_come_whole_gives_its_place_back(registry_url: str, tmp_path: Path) -> None:
+    with serving(registry_url, tmp_path, "most_requests = 1\nread_seconds = 0.5") as client:
+        stalled = HTTPConnection(client.host, client.port, timeout=60)
+        stalled.putrequest("POST", "/score")
+        stalled.putheader("content-length", "17")
+        stalled.endheaders()
+        stalled.send(b'{"records":')
+        answer = stalled.getresponse()
+        assert (answer.status, json.loads(answer.read())) == (
+            408,
+            {"error": "the request did not come whole within serve.read_seconds = 0.5"},
+        )
+        stalled.close()
         assert client.ask("/score", {"records": ["a"]})[0] == 200
 
 
@@ -187,6 +205,8 @@ def test_records_that_a_policy_writes_are_paid_their_calibrated_d(client: Client
     paid = client.paid([f"写一条记录:{record}<|im_end|>" for record in records], ["写一条记录:"] * 5, of="record")
     p = 1 / (1 + np.exp(-np.array(paid)))
     assert p == pytest.approx([each["p_chosen"] for each in judged["decisions"]], abs=5e-3)
+    foreign = "[INST]写一条记录:[/INST]"
+    assert client.paid([f"{foreign}{record}" for record in records], [foreign] * 5, of="record") == pytest.approx(paid)
     assert client.paid(["", "{", '{"a":"\\ud800"}'], of="record") == [LEAST_D] * 3
 
 
@@ -207,9 +227,9 @@ def test_records_that_a_policy_writes_are_paid_their_calibrated_d(client: Client
         ("/score", b'{"records": [1], "records": [2]}', 422, "`records` is given twice"),
         (
             "/get_reward",
-            {"query": ["[INST]a 正确"], "prompts": ["[INST]a"]},
+            {"query": ["[INST]a[/INST]正确"], "prompts": ["[INST]a[/INST]"]},
             422,
-            "[INST], which is no mark of this version's chat template",
+            "a chat that begins with [INST], which is no mark of this version's template",
         ),
         ("/get_reward?of=both", {"query": []}, 400, "of = both: it is answer"),
     ],

@@ -1,6 +1,7 @@
 """Drift: PSI of d and of fields, guards that raise the flat lottery, ADWIN over audited records, marks in the registry."""
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from model_registry.registry import Registry
 from stream.config import GateSettings
 from stream.decide import Calibration, Lotteries
 from stream.drift import Baseline, Drift, Sorter, by_chance, load_baseline, psi
+from stream.follow import Follower, Service
 from stream.guards import Guards
 from stream.judge import Judge
 from stream.live_model import LiveModel
@@ -23,6 +25,7 @@ from stream.read import Read
 from stream.records import Content, Decision, Reason, Record, Rewards, Route, Verdict
 from stream.render import Rendered, render
 from stream.rules import Rules
+from tests.integration.conftest import wait_until
 from trainer.audited import AuditedErrors, Risen
 from trainer.config import TrainSettings
 from trainer.cycle import is_due
@@ -200,10 +203,12 @@ def test_drift_raises_the_flat_lottery_until_it_is_over(baseline: Baseline) -> N
     assert metrics.registry.get_sample_value("winnow_drift") == 0
 
 
-def said_of(number: int, is_right: bool, lottery: str = "flat", digest: str = "sha256:1", reviewers: int = 2) -> list[Verdict]:
+def said_of(
+    number: int, is_right: bool, lottery: str = "flat", digest: str = "sha256:1", reviewers: int = 2, source: str = "audit"
+) -> list[Verdict]:
     return [
         Verdict(
-            f"t:0:{number}", "", is_right, f"r{each}", number, None, b"{}", "json", 0.9, 0.5, digest, "model", "audit", 0.01, lottery, True
+            f"t:0:{number}", "", is_right, f"r{each}", number, None, b"{}", "json", 0.9, 0.5, digest, "model", source, 0.01, lottery, True
         )
         for each in range(1 if is_right else reviewers)
     ]
@@ -224,11 +229,19 @@ def test_adwin_hears_of_audited_records_that_become_worse() -> None:
     assert risen_of(audited, stream_of(0, 1_500, 0.03)) is None
     assert risen_of(audited, stream_of(2_000, 600, 0.9, lottery="extra")) is None, "extra draws lie near the threshold"
     assert risen_of(audited, stream_of(3_000, 600, 0.9, digest="sha256:2")) is None, "another version judged these"
+    assert risen_of(audited, stream_of(3_000, 600, 0.9, source="quarantine")) is None, "more that is held is no more that passes"
     assert risen_of(audited, stream_of(4_000, 600, 0.9, reviewers=1)) is None, "they wait for a second look"
     worse = risen_of(audited, stream_of(5_000, 600, 0.2))
     assert worse is not None
     assert worse.before < 0.1 < worse.now
     assert audited.risen("sha256:1") == worse, "as long as it is so"
+    for more in (1, 2, 40):
+        after = risen_of(audited, stream_of(6_000 + more, 1, 0.0))
+        assert after is not None, "the draws right after a cut are too few to say otherwise"
+        assert after.before == worse.before
+    partly = risen_of(audited, stream_of(7_000, 1_500, 0.1))
+    assert partly is not None, "fewer than they were, and still more than before"
+    assert partly.before < 0.05
     assert risen_of(audited, [], "sha256:2") is None, "a new champion begins anew: its draws were always like this"
     again = AuditedErrors(0.002)
     heard = [*stream_of(5_000, 600, 0.2), *stream_of(0, 1_500, 0.03), *stream_of(4_000, 600, 0.9, reviewers=1)]
@@ -261,7 +274,43 @@ def test_marks_stay_until_they_are_answered(tmp_path: Path) -> None:
     for number in range(100):
         registry.say_drift(f"sha256:{number}", "many")
     assert registry.drift("sha256:99") is not None
+    (tmp_path / "aliases" / "drift.json").write_text("{")
+    assert registry.drift("sha256:99") is None, "what cannot be read keeps nobody from training"
+    registry.say_drift("sha256:99", "again")
+    assert registry.drift("sha256:99") is not None
     assert (tmp_path / "aliases" / "drift.json").stat().st_size < 3_000
+
+
+def test_a_gate_says_what_it_sees_of_the_champion_alone(tmp_path: Path) -> None:
+    registry = Registry(RegistrySettings(url=str(tmp_path)))
+    judge = SimpleNamespace(rules=Rules(), model=SimpleNamespace(digest="sha256:1"))
+    current = Service(judge, None, None)  # type: ignore[arg-type]
+
+    def follower(model: str) -> Follower:
+        settings = GateSettings(model=model, watch_seconds=0.02)
+        return Follower(registry, settings, lambda *_: current, current, GateMetrics(Rules()))  # type: ignore[arg-type]
+
+    champions, pinned = follower("champion"), follower("1")
+    for each in (champions, pinned):
+        each.start()
+    try:
+        pinned.drifted("sha256:1", "of a version that is no alias")
+        champions.drifted("sha256:0", "of a version that has been replaced meanwhile")
+        time.sleep(0.3)
+        assert registry.drift("sha256:0") is registry.drift("sha256:1") is None
+        champions.drifted("sha256:1", "seen")
+        wait_until(lambda: champions.is_drift_said)
+        said = registry.drift("sha256:1")
+        assert said is not None
+        assert said.why == "seen"
+        registry.answer_drift(said)
+        wait_until(lambda: not champions.is_drift_said)
+        registry.say_drift("sha256:1", "by another gate")
+        wait_until(lambda: champions.is_drift_said)
+        assert not pinned.is_drift_said
+    finally:
+        champions.stop()
+        pinned.stop()
 
 
 def test_drift_asks_for_a_training_sooner() -> None:
