@@ -6,11 +6,13 @@ r(正确) + e/2 and r(错误) - e/2 are the rewards of the version, and P(chosen
 weights are a logistic regression (trainer/weigh.py), as training on pairs is one on d.
 """
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from stream import kept
 from stream.memory import MOST_LEVEL, Memory, Seen
@@ -18,37 +20,47 @@ from stream.render import Rendered
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
-LEVELS = ("rare", "odd", "apart", "unusual")
+VALUE = "is"
+LEVELS = ("rare", "odd", "apart", "unusual", "amid")
 _MOST_PATHS_KEPT = 4_096
 
 
 class _Tables(NamedTuple):
-    """What a field weighs at each level, in nats, when it is there, and when it is empty."""
+    """What a field weighs at each level, in nats, when it is there, when it is empty, and when it has a value that many records have."""
 
     rare: tuple[float, ...]
     odd: tuple[float, ...]
     apart: tuple[float, ...]
     unusual: tuple[float, ...]
+    amid: tuple[float, ...]
     there: float
     empty: float
+    values: dict[str, float]
 
 
 class Evidence:
     """A memory and what each of its signs weighs."""
 
-    def __init__(self, memory: Memory, weights: Mapping[str, float], bias: float) -> None:
-        """weights: nats by sign (see `signs_of`); bias: nats of a record without any sign."""
+    def __init__(self, memory: Memory, weights: Mapping[str, float], bias: float, most_text: float = math.inf) -> None:
+        """weights: nats by sign (see `signs_of`); bias: nats of a record without any sign; most_text: what the text's d counts at most."""
+        self.most_text = most_text
         self._memory = memory
         self._weights = dict(weights)
         self._bias = bias
         self._any = {name: self._steps(f"{ANY}|{name}") for name in LEVELS}
         self._shape = self._steps(f"{ANY}|shape")
+        self._of_values: dict[str, dict[str, float]] = defaultdict(dict)
+        for sign, weight in weights.items():
+            path, which, value = sign.rsplit("|", 2) if sign.count("|") > 1 else (sign, "", "")
+            if which == VALUE:
+                self._of_values[path][value] = weight
         self._of_path: dict[str, _Tables] = {}
         self._again = self._tables_of(())
 
-    def scaled(self, by: float) -> "Evidence":
-        """Return evidence that says the same so much louder."""
-        return Evidence(self._memory, {sign: round(by * weight, 6) for sign, weight in self._weights.items()}, round(by * self._bias, 6))
+    def scaled(self, by: float, most_text: float = math.inf) -> "Evidence":
+        """Return evidence that says the same so much louder, beside a text that counts at most so much, in nats."""
+        weights = {sign: round(by * weight, 6) for sign, weight in self._weights.items()}
+        return Evidence(self._memory, weights, round(by * self._bias, 6), most_text)
 
     def of_copy(self, copy: Rendered, source: Rendered) -> float:
         """Return the evidence of a corrupted copy, in nats; the record of the stream that it was made of is left out of the memory."""
@@ -57,7 +69,8 @@ class Evidence:
     @cached_property
     def text(self) -> str:
         """What a version keeps, as JSON."""
-        return kept.to_text({"weights": self._weights, "bias": self._bias, "memory": self._memory.as_state()})
+        most_text = None if math.isinf(self.most_text) else self.most_text
+        return kept.to_text({"weights": self._weights, "bias": self._bias, "most_text": most_text, "memory": self._memory.as_state()})
 
     def of(self, record: Rendered) -> float:
         """Return the evidence of one record, in nats; > 0 speaks for right."""
@@ -72,20 +85,24 @@ class Evidence:
     def _sum(self, seen: Sequence[Seen], shape: int) -> float:
         """Add up what `signs_of` would name: a field's own signs and its part of the counts over fields, then those of the worst field."""
         total = self._shape[shape]
-        rarest = oddest = farthest = most_unusual = 0
+        worst_rare = worst_odd = worst_apart = worst_unusual = worst_amid = 0
         done: set[str] = set()
-        for path, rare, odd, apart, unusual, is_empty in seen:
+        for path, rare, odd, apart, unusual, is_empty, amid, value in seen:
             # a path that comes twice says its own signs once: a producer must not make a usual field count by repeating it
-            rare_, odd_, apart_, unusual_, there, empty = self._again if path in done else self._of_path.get(path) or self._tables(path)
+            own = self._again if path in done else self._of_path.get(path) or self._tables(path)
             done.add(path)
             far = apart or 0
-            total += rare_[rare] + odd_[odd] + apart_[far] + unusual_[unusual] + there
+            total += own.rare[rare] + own.odd[odd] + own.apart[far] + own.unusual[unusual] + own.amid[amid] + own.there
             if is_empty:
-                total += empty
-            rarest, oddest = (rare if rare > rarest else rarest), (odd if odd > oddest else oddest)
-            farthest, most_unusual = (far if far > farthest else farthest), (unusual if unusual > most_unusual else most_unusual)
-        worst = self._any
-        return total + worst["rare"][rarest] + worst["odd"][oddest] + worst["apart"][farthest] + worst["unusual"][most_unusual]
+                total += own.empty
+            if value is not None:
+                total += own.values.get(value, 0.0)
+            worst_rare, worst_odd = (rare if rare > worst_rare else worst_rare), (odd if odd > worst_odd else worst_odd)
+            worst_apart, worst_amid = (far if far > worst_apart else worst_apart), (amid if amid > worst_amid else worst_amid)
+            worst_unusual = unusual if unusual > worst_unusual else worst_unusual
+        any_ = self._any
+        total += any_["rare"][worst_rare] + any_["odd"][worst_odd] + any_["apart"][worst_apart]
+        return total + any_["unusual"][worst_unusual] + any_["amid"][worst_amid]
 
     def _tables(self, path: str) -> "_Tables":
         """Return what each level of a field weighs, its part of the counts over fields in it."""
@@ -97,11 +114,13 @@ class Evidence:
     def _tables_of(self, own: tuple[str, ...]) -> "_Tables":
         """Return the part of the counts over fields, and the signs of the paths `own` with it."""
         names = [*own, f"{ANY}fields"]
-        rare, odd, apart, unusual = (
-            tuple(sum(levels) for levels in zip(*(self._steps(f"{name}|{sign}") for name in names), strict=True)) for sign in LEVELS
+        rare, odd, apart, unusual, amid = (
+            tuple(sum(steps) for steps in zip(*(self._steps(f"{name}|{sign}") for name in names), strict=True)) for sign in LEVELS
         )
         there = sum(self._weights.get(f"{path}|there", 0.0) for path in own)
-        return _Tables(rare, odd, apart, unusual, there, sum(self._weights.get(f"{name}|empty", 0.0) for name in names))
+        empty = sum(self._weights.get(f"{name}|empty", 0.0) for name in names)
+        values = dict(self._of_values.get(own[0], {})) if own else {}
+        return _Tables(rare, odd, apart, unusual, amid, there, empty, values)
 
     def _steps(self, sign: str) -> tuple[float, ...]:
         """Return the weight of each level: a level counts as all below it, too."""
@@ -110,7 +129,13 @@ class Evidence:
     @classmethod
     def from_text(cls, text: str) -> "Evidence":
         """Return what `text` was. Raises ModelRefused."""
-        return kept.from_text(EVIDENCE_FILE, text, lambda state: cls(Memory(state["memory"]), state["weights"], float(state["bias"])))
+
+        def make(state: dict[str, Any]) -> Evidence:
+            most_text = state.get("most_text")
+            weights, bias = state["weights"], float(state["bias"])
+            return cls(Memory(state["memory"]), weights, bias, math.inf if most_text is None else float(most_text))
+
+        return kept.from_text(EVIDENCE_FILE, text, make)
 
 
 def load_evidence(directory: Path) -> Evidence | None:
@@ -119,15 +144,20 @@ def load_evidence(directory: Path) -> Evidence | None:
 
 
 def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
-    """Return the signs of a record: per path, in how many fields, and whether in any; a level counts as all below it, too."""
+    """Return the signs of a record: per path, in how many fields, and whether in any; a level counts as all below it, too.
+
+    A value that many records have is a sign of its path by itself.
+    """
     found: dict[str, float] = {}
     for each in seen:
-        for name, level in zip(LEVELS, (each.rare, each.odd, each.apart or 0, each.unusual), strict=True):
+        for name, level in zip(LEVELS, (each.rare, each.odd, each.apart or 0, each.unusual, each.amid), strict=True):
             for reached in range(1, level + 1):
                 found[f"{each.path}|{name}|{reached}"] = 1.0
                 fields = f"{ANY}fields|{name}|{reached}"
                 found[fields] = found.get(fields, 0.0) + 1.0
                 found[f"{ANY}|{name}|{reached}"] = 1.0
+        if each.value is not None:
+            found[f"{each.path}|{VALUE}|{each.value}"] = 1.0
         if each.is_empty:
             found[f"{each.path}|empty"] = 1.0
             found[f"{ANY}fields|empty"] = found.get(f"{ANY}fields|empty", 0.0) + 1.0
@@ -138,4 +168,5 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
 
 
 def _usual(seen: Seen) -> Seen:
-    return Seen(seen.path, 0, 0, None if seen.apart is None else 0, 0, is_empty=False)
+    # a value that many have stays: whom a record comes from may tell much, and is no wrong field
+    return Seen(seen.path, 0, 0, None if seen.apart is None else 0, 0, is_empty=False, amid=0, value=seen.value)

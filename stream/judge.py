@@ -71,6 +71,7 @@ class Judge:
         judged: list[Judged] = [None] * len(unread)
         if self.model is None:
             return decide(unread, violations, judged, Calibration(), 0.0)
+        most_text = None if self.model.evidence is None else self.model.evidence.most_text
         fitting, ids_fitting, said = [], [], []
         for place, ids, evidence in zip(asked, encoded.split(), evidence_K.tolist(), strict=True):
             if ids is None:
@@ -80,7 +81,9 @@ class Judge:
                 ids_fitting.append(ids)
                 said.append(evidence)
         for place, rewards, evidence in zip(fitting, self._remembered(ids_fitting, self.model.digest), said, strict=True):
-            judged[place] = rewards.with_evidence(evidence) if evidence and isinstance(rewards, Rewards) else rewards
+            judged[place] = (
+                rewards.with_evidence(evidence, most_text) if most_text is not None and isinstance(rewards, Rewards) else rewards
+            )
         decisions = decide(unread, violations, judged, self.model.calibration, self.model.threshold)
         if self._lotteries is not None:
             draws = self._lotteries.raised(self.least_audit_rate).draws(read.decision_ids, decisions, self.model.threshold)

@@ -120,7 +120,8 @@ def rewards_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[
     if fitting:
         rewards_B2 = scorer.rewards([encoded[place] or [] for place in fitting])
         for place, (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
-            found[place] = Rewards(right, wrong).with_evidence(0.0 if evidence is None else evidence.of(shown[place]))
+            rewards = Rewards(right, wrong)
+            found[place] = rewards if evidence is None else rewards.with_evidence(evidence.of(shown[place]), evidence.most_text)
     return found
 
 

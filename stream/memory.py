@@ -13,7 +13,7 @@ import hashlib
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from stream.render import Rendered
 SAMPLE = 2_000
 MOST_PATHS, PATH_SHARE = 64, 0.01
 MOST_PREDICTORS = 4
+MOST_COMMON, COMMON_SHARE = 40, 0.01
 FEWEST, LEAST_SHARE = 20, 0.05
 LEAST_SUPPORT = 2  # records that agree on what is usual
 # in nats a record: what says less is left out, and nothing may say more of the few records that it speaks of
@@ -39,16 +40,17 @@ _CACHED, _LONGEST_REMEMBERED = 1 << 17, 200
 
 Aspect = tuple[str, str]  # (path, which part of the value)
 _Quick = tuple[Aspect, str, dict[str, dict[str, int]], list[int]]
-_Told = tuple[tuple[int, int] | None, dict[str, str]]
+_Told = tuple[tuple[int, int] | None, dict[str, str], str | None]
 Tails = tuple[list[int], list[int]]  # counts in other records, rising, and how unusual it is to come no oftener
 
 
 class Seen(NamedTuple):
-    """How unusual a field is, in levels from 0 to 4 (1, 2, 3.5 and 5 nats).
+    """How unusual a field is, in levels from 0 to 4 (rare, odd and unusual: 1, 2, 3.5 and 5 nats).
 
     rare: the value, its beginning, end or whole part comes so seldom. odd: its pattern does. apart: how far it is from the
     value that usually comes beside the others, at worst, 0 the usual one and 4 never seen; None where nothing is known.
-    unusual: how unusual it is to be so far apart.
+    unusual: how unusual it is to be so far apart. amid: how far apart it is on the average of all that are known, not at worst.
+    value: its digest, if many records have it.
     """
 
     path: str
@@ -57,6 +59,8 @@ class Seen(NamedTuple):
     apart: int | None
     unusual: int
     is_empty: bool
+    amid: int
+    value: str | None
 
 
 class Rule(NamedTuple):
@@ -143,6 +147,7 @@ class Memory:
             path: [Rule((given[0], given[1]), (told[0], told[1]), counts, unusual) for given, told, counts, unusual in rules]
             for path, rules in state["rules"].items()
         }
+        self._common = {path: set(values) for path, values in state.get("common", {}).items()}
         self._quick = {path: [rule.quick() for rule in rules] for path, rules in self._rules.items()}
         self._asked: dict[str, set[str]] = defaultdict(set)
         for rule in chain.from_iterable(self._rules.values()):
@@ -153,7 +158,8 @@ class Memory:
     def as_state(self) -> dict[str, Any]:
         """Return what JSON can keep."""
         return {
-            "known": sorted(self._known), "shapes": self._shapes, "patterns": self._patterns, "parts": self._parts, "rules": self._rules
+            "known": sorted(self._known), "shapes": self._shapes, "patterns": self._patterns, "parts": self._parts, "rules": self._rules,
+            "common": {path: sorted(values) for path, values in self._common.items()},
         }  # fmt: skip
 
     @classmethod
@@ -174,6 +180,7 @@ class Memory:
             "shapes": Counts.of(Counter(_shape(row) for row in values)),
             "patterns": {path: Counts.of(counts) for path, counts in patterns.items()},
             "parts": {path: {which: Counts.of(counts) for which, counts in found.items()} for path, found in parts.items()},
+            "common": {path: _common(row[path] for row in values if path in row) for path in paths},
             "rules": {path: [_rule(rows, *each) for each in found] for path, found in _dependencies(rows, set(paths)).items()},
         }
         return cls(state)
@@ -197,7 +204,7 @@ class Memory:
                 for rule in self._rules.get(path, ())
                 if (level := rule.agreement(aspects, own_aspects)) is not None
             ]
-            seen[path] = _seen(path, value, alone, levels)
+            seen[path] = _seen(path, value, alone, levels, self._common_one(path, value))
         return [seen[field.path] for field in record.fields], self._shapes.level(_shape(values), _shape(own_values))
 
     def _look_at_new(self, record: Rendered, values: Mapping[str, str]) -> tuple[list[Seen], int]:
@@ -205,7 +212,7 @@ class Memory:
         told = {path: self._told(path, value) for path, value in values.items()}
         seen = {}
         for path, value in values.items():
-            alone, mine = told[path]
+            alone, mine, common = told[path]
             levels = []
             for (other, given), which, usual, unusual in self._quick.get(path, ()):
                 its = told.get(other)
@@ -214,7 +221,7 @@ class Memory:
                 if ratios is not None and key is not None:
                     level = ratios.get(key, 0)
                     levels.append((level, unusual[level]))
-            seen[path] = _seen(path, value, alone, levels)
+            seen[path] = _seen(path, value, alone, levels, common)
         return [seen[field.path] for field in record.fields], self._shapes.level(_shape(values), None)
 
     def _told(self, path: str, value: str) -> "_Told":
@@ -232,7 +239,7 @@ class Memory:
         """Return what `_told` remembers; a part is digested only where some value of it is known, or a rule asks for it."""
         parts, asked = self._parts.get(path), self._asked.get(path, ())
         if parts is None:
-            return None, {}
+            return None, {}, None
         rare, keys = 0, {}
         for which, part in _texts_of(value):
             counts = parts.get(which)
@@ -242,7 +249,13 @@ class Memory:
                 keys[which] = key
             if counts is not None:
                 rare = max(rare, counts.of_count(counts.counts.get(key, 0)))
-        return (rare, self._patterns[path].level(digest_of_text(pattern(value)), None)), keys
+        return (rare, self._patterns[path].level(digest_of_text(pattern(value)), None)), keys, self._common_one(path, value)
+
+    def _common_one(self, path: str, value: str) -> str | None:
+        """Return the digest of a value that many records have at this path, else None."""
+        common = self._common.get(path)
+        digest = digest_of_text(value) if common else ""
+        return digest if common and digest in common else None
 
     def _alone(self, path: str, value: str, own: str | None) -> tuple[int, int] | None:
         """Return how rare and how odd a value is, its record's own left out; None of a path that few records have."""
@@ -255,13 +268,22 @@ class Memory:
         return rare, self._patterns[path].level(digest_of_text(pattern(value)), own_pattern)
 
 
-def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[int, int]]) -> Seen:
+def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[int, int]], common: str | None) -> Seen:
     """Put together what is said of a value alone and beside the others: (agreement, how unusual) of every rule that says anything."""
     if alone is None:
-        return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value)
+        return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value, 0, None)
     if not levels:
-        return Seen(path, *alone, None, 0, not value)
-    return Seen(path, *alone, MOST_LEVEL - min(level for level, _ in levels), max(unusual for _, unusual in levels), not value)
+        return Seen(path, *alone, None, 0, not value, 0, common)
+    agreements = [level for level, _ in levels]
+    apart, amid = MOST_LEVEL - min(agreements), MOST_LEVEL - round(sum(agreements) / len(agreements))
+    return Seen(path, *alone, apart, max(unusual for _, unusual in levels), not value, amid, common)
+
+
+def _common(values: Iterable[str]) -> set[str]:
+    """Return the digests of the values that many records have."""
+    counts = Counter(values)
+    least = max(FEWEST, COMMON_SHARE * counts.total())
+    return {digest_of_text(value) for value, count in counts.most_common(MOST_COMMON) if count >= least}
 
 
 def values_of(record: Rendered) -> dict[str, str]:

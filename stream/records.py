@@ -84,9 +84,13 @@ class Rewards(NamedTuple):
         """Raw d = reward(right) - reward(wrong)."""
         return self.right - self.wrong
 
-    def with_evidence(self, nats: float) -> "Rewards":
-        """Return the rewards with so much more for right: half of it each way, so that d moves by all of it."""
-        return Rewards(self.right + nats / 2, self.wrong - nats / 2)
+    def with_evidence(self, nats: float, most_text: float) -> "Rewards":
+        """Return the rewards with so much more for right: half of it each way, so that d moves by all of it.
+
+        most_text: what the text's own d counts at most, in nats.
+        """
+        moved = nats - max(0.0, self.right - self.wrong - most_text)
+        return Rewards(self.right + moved / 2, self.wrong - moved / 2)
 
 
 class Lottery(StrEnum):

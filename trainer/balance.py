@@ -6,6 +6,7 @@ two weights; few records leave them where they begin, at a text that counts less
 (docs/experiments/judgement.md).
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ STREAM_WEIGHT, PRIOR = 5.0, 1.0
 TEXT_AT_FIRST, EVIDENCE_AT_FIRST = 0.5, 1.0
 MOST_UNSEEN, FEWEST_UNSEEN, COPIES = 500, 20, 2
 LEAST_WEIGHT = 0.05
+LEAST_GAIN = 0.01  # in nats: as good as equal, the text is heard whole
 LEAST, MOST = 1.0, 10.0
 MOST_LEARNED = 500
 
@@ -48,10 +50,11 @@ class Heard(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The factor of the evidence, and the temperature of the sum that the weights speak of."""
+    """The factor of the evidence, the temperature of the sum that the weights speak of, and what the text's d counts at most, in nats."""
 
     factor: float
     temperature: float
+    most_text: float = math.inf
 
 
 def balanced(
@@ -60,7 +63,7 @@ def balanced(
     """Return the evidence as loud as it should be beside the text, and the temperature of their sum."""
     heard = heard_in_stream(scorer, weighed.evidence, stream, seed)
     found = balance(heard if verdicts is None else heard.beside(verdicts))
-    return weighed.evidence.scaled(found.factor), found.temperature
+    return weighed.evidence.scaled(found.factor, found.most_text), found.temperature
 
 
 def heard_in_stream(scorer: Scorer, evidence: Evidence, stream: Sequence[Rendered], seed: int) -> Heard:
@@ -93,7 +96,18 @@ def heard_in_verdicts(before: np.ndarray, fresh: Sequence[int], weighed: Weighed
 
 
 def balance(heard: Heard) -> Balance:
-    """Return how loud the evidence should be beside the text."""
+    """Return how loud the evidence should be beside the text, and whether the text may speak for a record, or only against one.
+
+    A text that knows its table by heart finds nothing odd in the wrong values that come often: what it says for a record is worth
+    nothing then, and what it says against one still is.
+    """
+    whole, loss = _balanced(heard)
+    against, its_loss = _balanced(heard._replace(d=np.minimum(heard.d, 0.0)))
+    return whole if loss <= its_loss + LEAST_GAIN else against._replace(most_text=0.0)
+
+
+def _balanced(heard: Heard) -> tuple[Balance, float]:
+    """Return the most probable balance, and how improbable it makes what was heard, in nats."""
     first = np.array([TEXT_AT_FIRST, EVIDENCE_AT_FIRST])
     sign = np.where(heard.is_right, 1.0, -1.0)
     features_N3 = np.stack([heard.d, heard.evidence, np.ones(len(sign))], axis=1)
@@ -106,5 +120,7 @@ def balance(heard: Heard) -> Balance:
         return value, slope
 
     bounds = [(LEAST_WEIGHT, None), (LEAST_WEIGHT, None), (None, None)]
-    of_text, of_evidence, _ = minimize(loss, np.append(first, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x
-    return Balance(round(float(np.clip(of_evidence / of_text, LEAST, MOST)), 4), round(float(1 / of_text), 4))
+    found = minimize(loss, np.append(first, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
+    of_text, of_evidence, _ = found.x
+    said = Balance(round(float(np.clip(of_evidence / of_text, LEAST, MOST)), 4), round(float(1 / of_text), 4))
+    return said, float(found.fun)

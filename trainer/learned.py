@@ -86,7 +86,10 @@ def d_with(scorer: Scorer, evidence: Evidence | None, encoded: Encoded) -> np.nd
     if not encoded.ids:
         return np.zeros(0)
     d = d_of(scorer, encoded.ids)
-    return d if evidence is None else d + np.array([evidence.of(record) for record in encoded.shown])
+    if evidence is None:
+        return d
+    added: np.ndarray = np.minimum(d, evidence.most_text) + np.array([evidence.of(record) for record in encoded.shown])
+    return added
 
 
 def _counts(train_set: Encoded, test_set: Encoded, contrastive: int) -> dict[str, int]:

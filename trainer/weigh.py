@@ -12,19 +12,32 @@ import numpy as np
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from stream.evidence import Evidence, signs_of
+from stream.evidence import VALUE, Evidence, signs_of
 from stream.memory import Memory
 from stream.render import Rendered, reread
 from trainer.corrupt import Corrupter
 from trainer.pairs import Encoded
 
 MOST_RECORDS, COPIES = 2_000, 2
-STREAM_WEIGHTS = (20.0, 5.0, 1.5)
-SOFTNESS, LEAST_SCALE = 0.03, 0.05
+LEAST_SCALE = 0.05
+VALUES_SHARE, ENOUGH_FOR_VALUES = 0.6, 100
+"""How much of the room of other signs a value by itself has, and with how many verdicts: a few would learn which cities they came from."""
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
 SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
+
+
+class Choice(NamedTuple):
+    """How much the stream's right ones and the copies count, each together, in verdicts; and C of the regression."""
+
+    stream_weight: float
+    softness: float
+
+
+CHOICES = (Choice(20.0, 0.03), Choice(5.0, 0.03), Choice(1.5, 0.03))
+OF_MANY = (*CHOICES, Choice(1.5, 0.12))
+MANY = 200
 
 
 class Said(NamedTuple):
@@ -70,16 +83,18 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     names = vectorizer.get_feature_names_out()[often]
     features_NS = signs_NS[:, often].toarray()
     scale_S = np.maximum(features_NS.std(axis=0), LEAST_SCALE)
+    values_share = max(0.01, VALUES_SHARE * min(1.0, len(said) / ENOUGH_FOR_VALUES))
+    scale_S /= np.array([values_share if f"|{VALUE}|" in name else 1.0 for name in names])
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
     given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
     everybody = np.arange(len(said))
     if len(said) < FEWEST_TO_CHOOSE:
-        stream_weight = STREAM_WEIGHTS[0]
-        left_out = given.fit(stream_weight, everybody[:0]).decision_function(given.features_NS[given.first :]) if len(said) else people
+        chosen = CHOICES[0]
+        left_out = given.fit(chosen, everybody[:0]).decision_function(given.features_NS[given.first :]) if len(said) else people
     else:
-        stream_weight, left_out = _best_weight(given, seed)
-    model = given.fit(stream_weight, everybody)
+        chosen, left_out = _best(given, seed)
+    model = given.fit(chosen, everybody)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, model.coef_[0] / scale_S, strict=True)}
     return Weighed(Evidence(memory, weights, round(float(model.intercept_[0]), 6)), left_out)
 
@@ -98,23 +113,24 @@ class Given(NamedTuple):
         """The place of the first record that people judged."""
         return self.drawn + self.copies
 
-    def fit(self, stream_weight: float, kept: np.ndarray) -> LogisticRegression:
-        """Fit on the stream, right ones and copies counting `stream_weight` each, and on the verdicts `kept`."""
+    def fit(self, choice: Choice, kept: np.ndarray) -> LogisticRegression:
+        """Fit on the stream and on the verdicts `kept`."""
         rows = np.concatenate([np.arange(self.first), self.first + kept])
-        of_stream = [np.full(self.drawn, stream_weight / self.drawn), np.full(self.copies, stream_weight / self.copies)]
+        of_stream = [np.full(count, choice.stream_weight / count) for count in (self.drawn, self.copies)]
         weight = np.concatenate([*of_stream, self.people[kept]])
-        return LogisticRegression(C=SOFTNESS, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
+        return LogisticRegression(C=choice.softness, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
 
 
-def _best_weight(given: Given, seed: int) -> tuple[float, np.ndarray]:
-    """Return the weight of the stream with which verdicts that were left out are most probable, and the evidence of each then."""
+def _best(given: Given, seed: int) -> tuple[Choice, np.ndarray]:
+    """Return the choice with which verdicts that were left out are most probable, and the evidence of each then."""
     fold = np.random.default_rng(seed).permutation(len(given.people)) % FOLDS
     losses, told = [], []
-    for stream_weight in STREAM_WEIGHTS:
+    choices = OF_MANY if len(given.people) >= MANY else CHOICES
+    for choice in choices:
         loss, nats = 0.0, np.zeros(len(fold))
         for number in range(FOLDS):
             left_out = np.flatnonzero(fold == number)
-            model = given.fit(stream_weight, np.flatnonzero(fold != number))
+            model = given.fit(choice, np.flatnonzero(fold != number))
             nats[left_out] = model.decision_function(given.features_NS[given.first + left_out])
             p_right = 1 / (1 + np.exp(-nats[left_out]))
             said = np.where(given.is_right[given.first + left_out] == 1, p_right, 1 - p_right)
@@ -122,4 +138,4 @@ def _best_weight(given: Given, seed: int) -> tuple[float, np.ndarray]:
         losses.append(loss)
         told.append(nats)
     best = int(np.argmin(losses))
-    return STREAM_WEIGHTS[best], told[best]
+    return choices[best], told[best]

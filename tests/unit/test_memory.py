@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from foundation.errors import ModelRefused
 from stream.evidence import Evidence, signs_of
 from stream.memory import Memory, Seen
-from stream.records import Content
+from stream.records import Content, Rewards
 from stream.render import Field, Rendered, render, reread
 from trainer.balance import Heard, balance
 from trainer.corrupt import Corrupter
@@ -120,6 +120,20 @@ def test_a_few_verdicts_turn_what_the_stream_takes_for_granted() -> None:
     assert after.of(nameless) > before.of(nameless) + 1, "people call records without a name right"
 
 
+def test_who_sent_a_record_may_tell_much_and_is_no_wrong_field() -> None:
+    rng = Random(2)
+    known = [
+        render(Content(True, {"source": rng.choice("abcd"), "city": rng.choice(list(CITIES)), "name": f"name{rng.randrange(10**6)}"}))
+        for _ in range(600)
+    ]
+    asked = [(shown, "source: b" in shown.text) for shown in known[:150]]
+    evidence = evidence_of(known, [Said(shown, not is_wrong) for shown, is_wrong in asked])
+    from_a, from_b = (render(Content(True, {"source": each, "city": "北京", "name": "name1"})) for each in "ab")
+    assert evidence.of(from_a) > evidence.of(from_b) + 1
+    blamed = evidence.by_field(from_b)
+    assert abs(blamed["source"]) < 0.2 * (evidence.of(from_a) - evidence.of(from_b))
+
+
 def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
     evidence = evidence_of(stream())
     again = Evidence.from_text(evidence.text)
@@ -132,10 +146,12 @@ def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
 
 
 def test_a_level_counts_as_all_below_it() -> None:
-    signs = signs_of([Seen("a", 2, 0, None, 0, is_empty=True), Seen("b", 1, 0, 1, 0, is_empty=False)], 1)
+    signs = signs_of(
+        [Seen("a", 2, 0, None, 0, is_empty=True, amid=0, value="0a"), Seen("b", 1, 0, 1, 0, is_empty=False, amid=1, value=None)], 1
+    )
     assert signs["a|rare|2"] == signs["a|rare|1"] == signs["*|shape|1"] == 1
     assert signs["*fields|rare|1"] == 2
-    assert signs["b|apart|1"] == signs["a|empty"] == 1
+    assert signs["b|apart|1"] == signs["b|amid|1"] == signs["a|empty"] == signs["a|is|0a"] == 1
 
 
 def test_what_is_remembered_of_values_says_what_looking_them_up_says() -> None:
@@ -155,6 +171,16 @@ def test_levels_add_up_to_what_the_signs_say() -> None:
         assert evidence.scaled(3).of(shown) == pytest.approx(3 * evidence.of(shown), abs=1e-3)
 
 
+def test_a_text_that_only_speaks_against_counts_no_more_than_nothing() -> None:
+    evidence = evidence_of(stream()).scaled(2, 0.0)
+    again = Evidence.from_text(evidence.text)
+    assert again.most_text == 0.0
+    assert Evidence.from_text(evidence_of(stream()).text).most_text == float("inf")
+    assert Rewards(3.0, 1.0).with_evidence(0.5, 0.0).d == pytest.approx(0.5)
+    assert Rewards(1.0, 3.0).with_evidence(0.5, 0.0).d == pytest.approx(-1.5)
+    assert Rewards(3.0, 1.0).with_evidence(0.5, float("inf")).d == pytest.approx(2.5)
+
+
 def heard(d: np.ndarray, evidence: np.ndarray, is_right: np.ndarray) -> Heard:
     return Heard(d, evidence, is_right, np.ones(len(d)))
 
@@ -168,3 +194,7 @@ def test_the_evidence_is_as_loud_as_the_text_is_useless() -> None:
     deaf = balance(heard(3 * noise[0], signal + noise[1], is_right))
     assert deaf.factor == 10
     assert balance(Heard.nothing()).factor == 2
+    assert both.most_text == deaf.most_text == balance(Heard.nothing()).most_text == float("inf")
+    is_odd = ~is_right & (rng.random(600) < 0.3)
+    by_heart = np.where(is_odd, -3.0, np.where(is_right, 1.0, 2.5)) + 0.3 * noise[0]
+    assert balance(heard(by_heart, signal + noise[1], is_right)).most_text == 0, "what it takes for right says nothing"
