@@ -4,6 +4,7 @@ Records that came in stand for right and their corrupted copies for wrong, as in
 one each, whatever the stream's size, so that few of them already move what they know better.
 """
 
+import math
 from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
@@ -29,15 +30,17 @@ SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
 
 
 class Choice(NamedTuple):
-    """How much the stream's right ones and the copies count, each together, in verdicts; and C of the regression."""
+    """How much the stream's right ones and the copies count, each together, in verdicts for each verdict; and C of the regression."""
 
-    stream_weight: float
-    softness: float
+    stream_share: float
+    softness: float = 0.03
 
 
-CHOICES = (Choice(20.0, 0.03), Choice(5.0, 0.03), Choice(1.5, 0.03))
-OF_MANY = (*CHOICES, Choice(1.5, 0.12))
-MANY = 200
+MANY = 100
+CHOICES = (Choice(3.0), Choice(1.0), Choice(0.3), Choice(0.1), Choice(0.02), Choice(0.02, 0.12))
+"""From the stream to the verdicts: whoever hears people alone forgets what they have not been asked about."""
+FEW = Choice(20.0)
+"""Below FEWEST_TO_CHOOSE verdicts, as if there were one."""
 
 
 class Said(NamedTuple):
@@ -90,7 +93,7 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
     everybody = np.arange(len(said))
     if len(said) < FEWEST_TO_CHOOSE:
-        chosen = CHOICES[0]
+        chosen = FEW
         left_out = given.fit(chosen, everybody[:0]).decision_function(given.features_NS[given.first :]) if len(said) else people
     else:
         chosen, left_out = _best(given, seed)
@@ -116,26 +119,44 @@ class Given(NamedTuple):
     def fit(self, choice: Choice, kept: np.ndarray) -> LogisticRegression:
         """Fit on the stream and on the verdicts `kept`."""
         rows = np.concatenate([np.arange(self.first), self.first + kept])
-        of_stream = [np.full(count, choice.stream_weight / count) for count in (self.drawn, self.copies)]
+        stream_weight = choice.stream_share * max(1, len(kept))
+        of_stream = [np.full(count, stream_weight / count) for count in (self.drawn, self.copies)]
         weight = np.concatenate([*of_stream, self.people[kept]])
         return LogisticRegression(C=choice.softness, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
 
 
 def _best(given: Given, seed: int) -> tuple[Choice, np.ndarray]:
-    """Return the choice with which verdicts that were left out are most probable, and the evidence of each then."""
+    """Return the choice that hears most of the stream, of those that make left-out verdicts as probable as the best one does.
+
+    As probable: the difference is within one standard error (Breiman et al. 1984), or a part of it. How probable is measured at the temperature and
+    bias that suit the choice: these are fitted anew behind it. Second: the evidence of each verdict while it was left out, in nats.
+    """
     fold = np.random.default_rng(seed).permutation(len(given.people)) % FOLDS
     losses, told = [], []
-    choices = OF_MANY if len(given.people) >= MANY else CHOICES
-    for choice in choices:
-        loss, nats = 0.0, np.zeros(len(fold))
+    for choice in CHOICES:
+        nats = np.zeros(len(fold))
         for number in range(FOLDS):
             left_out = np.flatnonzero(fold == number)
             model = given.fit(choice, np.flatnonzero(fold != number))
             nats[left_out] = model.decision_function(given.features_NS[given.first + left_out])
-            p_right = 1 / (1 + np.exp(-nats[left_out]))
-            said = np.where(given.is_right[given.first + left_out] == 1, p_right, 1 - p_right)
-            loss -= float((given.people[left_out] * np.log(np.maximum(said, 1e-6))).sum())
-        losses.append(loss)
+        losses.append(_improbable(nats, given.is_right[given.first :] == 1, given.people))
         told.append(nats)
-    best = int(np.argmin(losses))
-    return choices[best], told[best]
+    best = min(losses, key=lambda each: float(each.sum()))
+    for choice, loss, nats in zip(CHOICES, losses, told, strict=True):
+        more = loss - best
+        if more.mean() <= min(1.0, len(more) / MANY) * more.std() / math.sqrt(len(more)):
+            return choice, nats
+    raise AssertionError("the best is as probable as itself")
+
+
+def _improbable(nats: np.ndarray, is_right: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Return how improbable each verdict is, in nats, at the scale and bias that suit them all; what points the wrong way says nothing."""
+    if is_right.all() or not is_right.any():
+        return np.zeros(len(nats))
+    column = (nats / (float(nats.std()) or 1.0))[:, None]
+    model = LogisticRegression(C=10.0).fit(column, is_right, sample_weight=people)
+    if model.coef_[0, 0] <= 0:
+        model = LogisticRegression(C=10.0).fit(0 * column, is_right, sample_weight=people)
+        column = 0 * column
+    found: np.ndarray = people * np.logaddexp(0, np.where(is_right, -1.0, 1.0) * model.decision_function(column))
+    return found

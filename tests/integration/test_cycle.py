@@ -92,7 +92,7 @@ def test_the_same_snapshot_again_gives_the_same_data_and_a_pin_holds(tables: Any
     base = str(starter_directory)
     train_and_publish(tables, tables.train, base, None, None)
     train_and_publish(tables, tables.train, base, None, None)
-    say(tables, twins(150, 3))
+    say(tables, twins(500, 3))
     registry = Registry(tables.registry)
     registry.promote("2")
     registry.rollback()
@@ -100,9 +100,9 @@ def test_the_same_snapshot_again_gives_the_same_data_and_a_pin_holds(tables: Any
     assert not once.promotion.promoted
     assert "pinned" in once.promotion.why
     snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
-    say(tables, twins(20, 4), 500)
+    say(tables, twins(20, 4), 1_000)
     frozen = read_snapshot(tables.kafka, tables.topics.verdicts, until=snapshot.offsets)
-    assert (frozen.digest, len(frozen.verdicts)) == (snapshot.digest, 150)
+    assert (frozen.digest, len(frozen.verdicts)) == (snapshot.digest, 500)
     again = run_cycle(tables, tables.train, base, None)
     assert again.version.manifest.data_digest != once.version.manifest.data_digest
     assert registry.aliases()[CHAMPION] == 1
