@@ -129,7 +129,8 @@ def _best(given: Given, seed: int) -> tuple[Choice, np.ndarray]:
     """Return the choice that hears most of the stream, of those that make left-out verdicts as probable as the best one does.
 
     As probable: the difference is within one standard error (Breiman et al. 1984), or a part of it. How probable:
-    at the temperature and bias that suit the choice, fitted anew behind it. Second: the evidence of each verdict while it was left out, in nats.
+    at the temperature and bias that suit the choice, fitted anew behind it.
+    Second: the evidence of each verdict while it was left out, in nats.
     """
     fold = np.random.default_rng(seed).permutation(len(given.people)) % FOLDS
     losses, told = [], []
