@@ -254,8 +254,10 @@ class Memory:
     def _common_one(self, path: str, value: str) -> str | None:
         """Return the digest of a value that many records have at this path, else None."""
         common = self._common.get(path)
-        digest = digest_of_text(value) if common else ""
-        return digest if common and digest in common else None
+        if not common:
+            return None
+        digest = digest_of_text(value)
+        return digest if digest in common else None
 
     def _alone(self, path: str, value: str, own: str | None) -> tuple[int, int] | None:
         """Return how rare and how odd a value is, its record's own left out; None of a path that few records have."""

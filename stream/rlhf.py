@@ -52,11 +52,11 @@ def read_query(query: str, prompt: str | None, written: Written, ends: Sequence[
     The prompt, where it is given, says where the answer begins. Without one the record ends where the first answer begins: what a
     policy writes later cannot move it. Raises DataRefused.
     """
-    query = _unpadded(query, ends)
     if prompt is not None:
         return Asked(_record_of(_unpadded(prompt, ends), written), read_written(query, prompt, written, ends))
     if not written.head:
         raise DataRefused("this version's template has no marks that would tell where the answer begins; give the prompts")
+    query = _unpadded(query, ends)
     record, between, answer = query.removeprefix(written.head).partition(written.between)
     if not between or not query.startswith(written.head):
         raise DataRefused("it is no chat of this version's template, and there are no prompts to tell where the answer begins")

@@ -34,7 +34,7 @@ class AuditedErrors:
         """Begin before the first verdict."""
         self._delta = delta
         self._offsets: dict[int, int] = {}
-        self._said: dict[str, dict[str, list[Verdict]]] = defaultdict(lambda: defaultdict(list))
+        self._said: dict[str, list[Verdict]] = defaultdict(list)
 
     def look(self, registry: Registry, tables: Any) -> None:
         """Read what is new, and say in the registry if the champion's audited records have become wrong more often.
@@ -46,8 +46,10 @@ class AuditedErrors:
         snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, since=self._offsets)
         self._offsets = snapshot.offsets
         self.hear(snapshot.verdicts)
-        risen = None if champion is None else self.risen(champion)
-        if champion is not None and risen is not None and registry.drift(champion) is None:
+        if champion is None:
+            return
+        risen = self.risen(champion)
+        if risen is not None and registry.drift(champion) is None:
             log.warning("audited records have become worse", extra={"before": round(risen.before, 4), "now": round(risen.now, 4)})
             registry.say_drift(champion, f"audited records are wrong in {risen.now:.1%} of cases, {risen.before:.1%} before")
 
@@ -55,7 +57,7 @@ class AuditedErrors:
         """Keep what was said of flat draws that had passed, without the records."""
         for verdict in verdicts:
             if verdict.lottery == Lottery.FLAT and verdict.source == "audit" and verdict.model_digest is not None:
-                self._said[verdict.model_digest][verdict.decision_id].append(verdict._replace(value=b"", correction=None))
+                self._said[verdict.model_digest].append(verdict._replace(value=b"", correction=None))
 
     def risen(self, digest: str) -> Risen | None:
         """Return how the errors among a version's draws have risen by now; None if they have not, or no longer.
@@ -63,12 +65,13 @@ class AuditedErrors:
         Its draws are gone through anew each time, in the order in which they were first answered: second looks, which only wrong
         ones need, come many at once, and by the order of settling they would look like a rise.
         """
-        said = self._said.get(digest, {})
-        settled = [each for each in settle([event for events in said.values() for event in events]) if not each.is_pending]
+        said = self._said.get(digest, [])
+        first = {event.decision_id: event.time_ms for event in reversed(said)}
+        settled = sorted((each for each in settle(said) if not each.is_pending), key=lambda each: first[each.decision_id])
         adwin: Any = ADWIN(delta=self._delta)
         before: float | None = None
         at_cut, wrong, draws = 0.0, 0, 0
-        for each in sorted(settled, key=lambda each: said[each.decision_id][0].time_ms):
+        for each in settled:
             estimate = float(adwin.estimation)
             adwin.update(float(not each.is_right))
             wrong, draws = wrong + (not each.is_right), draws + 1

@@ -90,9 +90,10 @@ def heard_in_verdicts(before: np.ndarray, fresh: Sequence[int], weighed: Weighed
     """
     sure = [place for place, each in enumerate(train_set.records) if each.doubt < SURE_BELOW]
     left_out = dict(zip(sure, weighed.left_out.tolist(), strict=True))
-    heard = [(d, left_out[place], train_set.records[place].is_right) for place, d in zip(fresh, before, strict=True) if place in left_out]
-    d, evidence, is_right = (np.array(column) for column in zip(*heard, strict=True)) if heard else Heard.nothing()[:3]
-    return Heard(d, evidence, is_right.astype(bool), np.ones(len(heard)))
+    heard = [place for place in fresh if place in left_out]
+    is_right = np.array([train_set.records[place].is_right for place in heard], dtype=bool)
+    is_sure = np.array([place in left_out for place in fresh], dtype=bool)
+    return Heard(before[is_sure], np.array([left_out[place] for place in heard]), is_right, np.ones(len(heard)))
 
 
 def balance(heard: Heard) -> Balance:

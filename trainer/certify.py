@@ -18,8 +18,8 @@ HOLD_SHARES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.12, 0.1, 0.08, 0.06, 0.05, 0.04
 ROOM = 0.8
 """Share of the draws that should pass the first threshold that is tested."""
 
-
 LEAST_STOOD_FOR = 0.05
+"""Share of all records that a rate must have drawn for to count."""
 
 
 class Certificate(NamedTuple):

@@ -53,7 +53,6 @@ log = logging.getLogger("winnow.train")
 
 WATCH_SECONDS = 10.0
 MOST_PAUSE_SECONDS = 1_800.0
-_ALIKE = "certificate"
 
 
 class Cycle(NamedTuple):
@@ -123,7 +122,8 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
     What is refused is tried again when more is answered; what fails, Kafka and the registry too, after a pause that doubles.
     """
     registry = Registry(tables.registry)
-    Rules.load(tables.gate.rules_file), load_lotteries(tables.gate)  # refused now; later a file half written is tried again
+    Rules.load(tables.gate.rules_file)  # refused now; later a file half written is tried again
+    load_lotteries(tables.gate)
     audited = AuditedErrors(settings.drift_delta)
     in_vain, pause = 0, WATCH_SECONDS  # verdicts that a cycle has been refused with: the same ones would be refused again
     while True:
@@ -238,7 +238,7 @@ def _certificate(
     p_flat = np.full(len(flat), -1.0)
     p_flat[encoded.places] = learned.p_of(encoded)
     is_wrong = np.array([each.counts_as_wrong for each in flat], dtype=bool)
-    alike = drawn_alike([each.propensity for each in flat], [ticket(each.decision_id, _ALIKE, audit_key) for each in flat])
+    alike = drawn_alike([each.propensity for each in flat], [ticket(each.decision_id, "certificate", audit_key) for each in flat])
     return certify(p_flat[alike], is_wrong[alike], p_stream, settings.alpha, settings.delta, wanted)
 
 

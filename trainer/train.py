@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from pydantic import ValidationError
@@ -45,6 +45,17 @@ MOST_SCORED, FEWEST_UNSEEN = 2_000, 100
 _WORK = "winnow-train-"
 
 
+class Ground(NamedTuple):
+    """What a training stands on: where it publishes, what it starts from, how records are read, and the unlabelled stream."""
+
+    registry: Registry
+    base: Base
+    words: tuple[str, str]
+    rules: Rules
+    encoder: Encoder
+    stream: list[str]
+
+
 def with_options(settings: TrainSettings, options: Mapping[str, Any]) -> TrainSettings:
     """Return the settings with the command line's options over them. Raises SettingInvalid naming the option."""
     given = {name: value for name, value in options.items() if value is not None}
@@ -65,11 +76,9 @@ def train_and_publish(tables: Any, settings: TrainSettings, base_name: str, data
     rules = Rules.load(tables.gate.rules_file)
     encoder = encoder_of(base, words, settings.max_length)
     stream = unlabelled_of(base, unlabelled or settings.unlabelled, tables)
+    ground = Ground(registry, base, words, rules, encoder, stream)
     with workplace(settings) as work:
-        if data is None:
-            version = _publish_cold(registry, base, encoder, stream, settings, words, rules, work)
-        else:
-            version = _publish_trained(registry, base, encoder, stream, settings, words, data, rules, work)
+        version = _publish_cold(ground, settings, work) if data is None else _publish_trained(ground, settings, data, work)
     announce(registry, version)
     return version
 
@@ -135,17 +144,8 @@ def checked(learn: list[Labelled], held_out: list[Labelled], settings: TrainSett
     return findings
 
 
-def _publish_trained(
-    registry: Registry,
-    base: Base,
-    encoder: Encoder,
-    stream: list[str],
-    settings: TrainSettings,
-    words: tuple[str, str],
-    data: str,
-    rules: Rules,
-    work: Path,
-) -> Version:
+def _publish_trained(ground: Ground, settings: TrainSettings, data: str, work: Path) -> Version:
+    registry, base, words, rules, encoder, stream = ground
     labelled = read_labelled(data, words)
     share = settings.held_out_share
     test = [record for record in labelled if is_held_out(text_of_content(record.content), share)]
@@ -169,17 +169,9 @@ def _publish_trained(
     return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
 
 
-def _publish_cold(
-    registry: Registry,
-    base: Base,
-    encoder: Encoder,
-    stream: list[str],
-    settings: TrainSettings,
-    words: tuple[str, str],
-    rules: Rules,
-    work: Path,
-) -> Version:
+def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Version:
     """Publish a head that no verdict has touched: a gate with zero verdicts."""
+    registry, base, words, rules, encoder, stream = ground
     if not base.has_head:
         raise ModelRefused(f"{base.name} has no trained reward head; give labelled records with --data")
     scorer = Scorer(base.model.eval(), encoder, SCORE_TOKENS)

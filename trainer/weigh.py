@@ -1,7 +1,7 @@
 """Memory, stream and verdicts -> Evidence: what each sign of the memory weighs, by logistic regression.
 
 Records that came in stand for right and their corrupted copies for wrong, as in the contrastive pairs; verdicts count
-one each, whatever the stream's size, so that few of them already move what they know better.
+one each, and the stream a share of them, whatever its size, so that few of them already move what they know better.
 """
 
 import math
@@ -21,8 +21,10 @@ from trainer.pairs import Encoded
 
 MOST_RECORDS, COPIES = 2_000, 2
 LEAST_SCALE = 0.05
-VALUES_SHARE, ENOUGH_FOR_VALUES = 0.6, 100
-"""How much of the room of other signs a value by itself has, and with how many verdicts: a few would learn which cities they came from."""
+ENOUGH = 100
+"""Fewer verdicts than these would learn which cities they came from, and cannot tell one choice from another."""
+VALUES_SHARE = 0.6
+"""How much of the room of other signs a value by itself has, from ENOUGH verdicts on."""
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
@@ -36,11 +38,10 @@ class Choice(NamedTuple):
     softness: float = 0.03
 
 
-MANY = 100
 CHOICES = (Choice(3.0), Choice(1.0), Choice(0.3), Choice(0.1), Choice(0.02), Choice(0.02, 0.12))
 """From the stream to the verdicts: whoever hears people alone forgets what they have not been asked about."""
 FEW = Choice(20.0)
-"""Below FEWEST_TO_CHOOSE verdicts, as if there were one."""
+"""Where fewer than FEWEST_TO_CHOOSE verdicts can be left out."""
 
 
 class Said(NamedTuple):
@@ -86,7 +87,7 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     names = vectorizer.get_feature_names_out()[often]
     features_NS = signs_NS[:, often].toarray()
     scale_S = np.maximum(features_NS.std(axis=0), LEAST_SCALE)
-    values_share = max(0.01, VALUES_SHARE * min(1.0, len(said) / ENOUGH_FOR_VALUES))
+    values_share = max(0.01, VALUES_SHARE * min(1.0, len(said) / ENOUGH))
     scale_S /= np.array([values_share if f"|{VALUE}|" in name else 1.0 for name in names])
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
@@ -143,11 +144,8 @@ def _best(given: Given, seed: int) -> tuple[Choice, np.ndarray]:
         losses.append(_improbable(nats, given.is_right[given.first :] == 1, given.people))
         told.append(nats)
     best = min(losses, key=lambda each: float(each.sum()))
-    for choice, loss, nats in zip(CHOICES, losses, told, strict=True):
-        more = loss - best
-        if more.mean() <= min(1.0, len(more) / MANY) * more.std() / math.sqrt(len(more)):
-            return choice, nats
-    raise AssertionError("the best is as probable as itself")
+    room = min(1.0, len(best) / ENOUGH) / math.sqrt(len(best))
+    return next((CHOICES[place], told[place]) for place, loss in enumerate(losses) if (loss - best).mean() <= room * (loss - best).std())
 
 
 def _improbable(nats: np.ndarray, is_right: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -157,7 +155,7 @@ def _improbable(nats: np.ndarray, is_right: np.ndarray, people: np.ndarray) -> n
     column = (nats / (float(nats.std()) or 1.0))[:, None]
     model = LogisticRegression(C=10.0).fit(column, is_right, sample_weight=people)
     if model.coef_[0, 0] <= 0:
-        model = LogisticRegression(C=10.0).fit(0 * column, is_right, sample_weight=people)
-        column = 0 * column
+        column = np.zeros_like(column)
+        model.fit(column, is_right, sample_weight=people)
     found: np.ndarray = people * np.logaddexp(0, np.where(is_right, -1.0, 1.0) * model.decision_function(column))
     return found
