@@ -8,8 +8,9 @@ import base64
 import json
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -168,7 +169,7 @@ def train(
         if data is not None:
             raise typer.BadParameter("a cycle trains on the verdict topic; leave out --data, or --cycle and --watch", param_hint="--data")
         from trainer.cycle import as_fields, run_cycle
-        from trainer.cycle import watch as watch_verdicts
+        from trainer.watch import watch as watch_verdicts
 
         if watch:
             watch_verdicts(settings, chosen, base, unlabelled)
@@ -212,6 +213,51 @@ def user(
     password = typer.prompt("password", hide_input=True, confirmation_prompt=True) if is_terminal else sys.stdin.readline().rstrip("\n")
     add_user(settings.review.users_file, name, password, tuple(role or ["reviewer"]))
     result({"user": name, "file": str(settings.review.users_file)}, f"{name} written to {settings.review.users_file}")
+
+
+@app.command()
+def replay(
+    source: Annotated[Literal["quarantine", "dead-letter"], typer.Option("--from", help="Where the records lie.")] = "quarantine",
+    since: Annotated[datetime | None, typer.Option(help="Records whose timestamp is not before this time, UTC.")] = None,
+    until: Annotated[datetime | None, typer.Option(help="Records whose timestamp is before this time, UTC.")] = None,
+    reason: Annotated[list[str] | None, typer.Option(help="Only with this reason; may be given more than once.")] = None,
+    held_by: Annotated[str | None, typer.Option(help="Only held by this version, NAME@NUMBER.")] = None,
+    p_from: Annotated[float, typer.Option(min=0, max=1, help="Only with p_chosen from here.")] = 0.0,
+    p_to: Annotated[float, typer.Option(min=0, max=1, help="Only with p_chosen up to here.")] = 1.0,
+    most_attempts: Annotated[int, typer.Option(min=2, help="Leave alone what has been judged so often.")] = 5,
+    transform: Annotated[str | None, typer.Option(help="MODULE:FUNCTION that mends a value (bytes); None leaves the record alone.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count.")] = False,
+    config: Config = None,
+) -> None:
+    """Judge held records again by the model and the rules of now, and let go what passes. Stop `winnow review` meanwhile."""
+    settings = settings_from(config)
+    from stream.replay import Wanted
+    from stream.replay import replay as replay_held
+
+    begin, end = (None if time is None else time.replace(tzinfo=UTC) for time in (since, until))
+    wanted = Wanted(source, begin, end, tuple(reason or ()), held_by, p_from, p_to, most_attempts)
+    done = replay_held(settings, wanted, transform=transform, dry_run=dry_run)
+    to = f"{done['clean']} to clean, {done['quarantine']} to quarantine, {done['left']} left"
+    skipped = f"{done['answered']} answered or replayed before, {done['drawn']} drawn for people, {done['attempts']} tried too often"
+    result(done, f"{'would go: ' if dry_run else ''}{to}; {skipped}")
+
+
+@app.command()
+def doctor(
+    no_model: Annotated[bool, typer.Option("--no-model", help="Leave out loading the model, which takes seconds.")] = False,
+    config: Config = None,
+) -> None:
+    """Look at everything a gate needs, say how each is and what mends it; exits as what is broken would."""
+    settings = settings_from(config)
+    from stream.doctor import examine
+
+    worst = 0
+    for finding in examine(settings, with_model=not no_model):
+        mend = f"\n         {finding.mend}" if finding.mend else ""
+        result(finding._asdict(), f"{finding.state:<8} {finding.what}: {finding.said}{mend}")
+        worst = worst or finding.exit_code
+    if worst:
+        raise typer.Exit(worst)
 
 
 @app.command()

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import AutoTokenizer
 
 from stream.decide import Calibration
 from stream.encode import Encoder
 from stream.live_model import LiveModel
-from stream.score import Scorer
+from stream.score import Scorer, Spent
 from stream.tokenise import Ids
 from trainer.starter import Shape, train_tokenizer
 
@@ -24,6 +25,8 @@ class ConstantScorer(Scorer):
         """Keep the encoder; there is no model."""
         self.encoder = encoder
         self.budget_tokens = 8_192
+        self.device = torch.device("cpu")
+        self._spent = Spent()
 
     def rewards(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         """Return 1 and 0 for most records, 0 and 1 for those whose length ends in 0."""

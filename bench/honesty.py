@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.machine import keep
-from trainer.certify import Certificate, certify, drawn_alike, wrong_passed
+from stream.missed import wrong_passed
+from trainer.certify import Certificate, certify, drawn_alike
 
 STREAM_RECORDS = 100_000
 

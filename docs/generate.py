@@ -12,6 +12,7 @@ from foundation.settings import documented
 from review.metrics import ReviewMetrics
 from stream.metrics import GateMetrics
 from stream.rules import CHECKS, Rules
+from trainer.metrics import TrainMetrics
 from winnow import app
 
 HERE = Path(__file__).parent
@@ -28,10 +29,11 @@ def settings_page() -> str:
 
 
 def metrics_page() -> str:
-    """Return every metric of gate and review with its kind, labels and meaning."""
+    """Return every metric of gate, review and trainer with its kind, labels and meaning."""
     gate = _metrics_table("Served at `/metrics` of every gate.", GateMetrics(Rules()))
     review = _metrics_table("Served at `/metrics` of the review service.", ReviewMetrics())
-    return f"# Metrics\n\n{NOTE}{gate}\n{review}"
+    trainer = _metrics_table("Served at `/metrics` of `winnow train --watch`.", TrainMetrics())
+    return f"# Metrics\n\n{NOTE}{gate}\n{review}\n{trainer}"
 
 
 _ENDINGS = {"counter": "_total", "info": "_info"}

@@ -5,11 +5,14 @@ Enters: who asks and what. Leaves: plain values for JSON. Knows neither HTTP nor
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from foundation.errors import KafkaRefused, WinnowError
 from foundation.reread import Reread
@@ -23,6 +26,7 @@ from review.refused import AnswerInvalid, LeaseLost, NotAllowed, RecordUnknown
 from review.rows import as_record
 from review.store import Store
 from stream.decode import decode_value
+from stream.missed import wrong_passed
 from stream.records import Content, Reading, Verdict
 from stream.release import Releaser
 from stream.render import leaves, render, without_surrogates
@@ -33,6 +37,7 @@ log = logging.getLogger("winnow.review")
 MOST_FIELDS, MOST_CHARACTERS, MOST_NOTE = 200, 2_000, 2_000
 MOST_EARLIER = 5
 MOST_BULK = 5_000
+_MOST_DRAWS = 2_000
 _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
@@ -165,6 +170,7 @@ class Answers:
         self._metrics.waiting.labels("second").set(counts.second)
         self._metrics.waiting.labels("conflict").set(counts.conflict)
         if who is None:
+            self._measure()
             return {**counts._asdict(), "mine_today": 0, "for_another": 0, "for_another_why": None}
         waits = counts.second + counts.conflict
         for_another = self._store.for_another(who.name, is_lead=who.may(LEAD)) if waits else 0
@@ -174,6 +180,15 @@ class Answers:
             "for_another": for_another,
             "for_another_why": FOR_ANOTHER if for_another else None,
         }
+
+    def _measure(self) -> None:
+        """Measure what costs a look at many rows, for a scrape."""
+        pairs, kappa = self._store.agreement()
+        self._metrics.compared.set(pairs)
+        self._metrics.kappa.set(math.nan if kappa is None else kappa)
+        drawn = self._store.flat_draws(_MOST_DRAWS)
+        is_wrong, propensity = np.array([each for each, _ in drawn], dtype=bool), np.array([each for _, each in drawn])
+        self._metrics.say_wrong_passed(len(drawn), wrong_passed(np.ones(len(drawn), dtype=bool), is_wrong, propensity))
 
     def _leased(self, who: Who, lease: Lease) -> dict[str, Any]:
         row = self._row(lease.decision_id)

@@ -1,7 +1,10 @@
 """Every Prometheus object of the review service."""
 
+import math
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+BOUNDS = ("estimate", "low", "high")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -20,10 +23,29 @@ class ReviewMetrics:
         self.lost = Counter("winnow_review_leases_lost", "Answers that came after their lease was over.", registry=self.registry)
         self.refused = Counter("winnow_review_logins_refused", "Logins refused, by cause.", ("cause",), registry=self.registry)
         self.unreadable = Counter("winnow_review_events_unreadable", "Verdict events that could not be read.", registry=self.registry)
+        self.compared = Gauge("winnow_review_compared_records", "Records that two reviewers have answered.", registry=self.registry)
+        self.kappa = Gauge(
+            "winnow_review_agreement_kappa",
+            "Cohen's kappa of their first answers; NaN without any.",
+            registry=self.registry,
+        )
+        self.draws = Gauge(
+            "winnow_review_flat_draws",
+            "Latest settled flat draws of what passed.",
+            registry=self.registry,
+        )
+        self.wrong_passed = Gauge(
+            "winnow_review_wrong_passed_ratio",
+            "Wrong ones among what passes, estimated from these draws, with its 95 % interval; NaN without any.",
+            ("bound",),
+            registry=self.registry,
+        )
         self.publish_seconds = Histogram(
             "winnow_review_publish_seconds", "Answer to Kafka's commit.", buckets=_SECONDS, registry=self.registry
         )
         self.lease_seconds = Histogram("winnow_review_lease_seconds", "Finding the next record.", buckets=_SECONDS, registry=self.registry)
+        self.say_wrong_passed(0, None)
+        self.kappa.set(math.nan)
         for state in ("open", "leased", "done"):
             self.records.labels(state)
         for look in ("second", "conflict"):
@@ -32,3 +54,9 @@ class ReviewMetrics:
             self.verdicts.labels(verdict)
         for cause in ("password", "rate", "unknown"):
             self.refused.labels(cause)
+
+    def say_wrong_passed(self, draws: int, found: tuple[float, float, float] | None) -> None:
+        """Say the estimate of wrong ones among what passes: (estimate, low, high)."""
+        self.draws.set(draws)
+        for bound, value in zip(BOUNDS, found or (math.nan,) * len(BOUNDS), strict=True):
+            self.wrong_passed.labels(bound).set(value)

@@ -21,7 +21,7 @@ from review.leases import Leases, was_answered
 from review.rows import clean_row, hash_of, row_of, verdict_row
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
-from stream.records import Record, Verdict
+from stream.records import REPLAY, Lottery, Record, Verdict
 
 _ENOUGH_REVIEWERS = 3
 _SCHEMA = 2
@@ -174,6 +174,8 @@ class Store:
 
     def _next_look(self, decision_id: str, said: list[Any]) -> int | None:
         """Return which look a record waits for after these verdicts, None when the last one settles it."""
+        if said[-1].source == REPLAY:
+            return None
         by_reviewer = {event.reviewer: event.verdict for event in said}
         if len(by_reviewer) >= _ENOUGH_REVIEWERS:
             return None
@@ -221,7 +223,8 @@ class Store:
             number: dict[tuple[str, int], int] = {(state, look): count for state, look, count in rows}
             lapsed = sa.select(sa.func.count()).where(tables.records.c.state == LEASED, tables.records.c.lease_until < now)
             lapsed_count = int(db.execute(lapsed).scalar() or 0)
-            today = sa.select(sa.func.count()).select_from(tables.verdicts).where(tables.verdicts.c.time_ms >= midnight_ms)
+            today = sa.select(sa.func.count()).select_from(tables.verdicts)
+            today = today.where(tables.verdicts.c.time_ms >= midnight_ms, tables.verdicts.c.source != REPLAY)
             done_today = int(db.execute(today).scalar() or 0)
 
         def of(state: str) -> int:
@@ -270,17 +273,26 @@ class Store:
         """Return on how many records two reviewers' first answers can be compared, and Cohen's kappa of them."""
         first: dict[str, dict[str, str]] = {}
         with self._engine.begin() as db:
-            twice = sa.select(tables.verdicts.c.decision_id).group_by(tables.verdicts.c.decision_id)
+            twice = sa.select(tables.verdicts.c.decision_id).where(tables.verdicts.c.source != REPLAY)
+            twice = twice.group_by(tables.verdicts.c.decision_id)
             twice = twice.having(sa.func.count(sa.distinct(tables.verdicts.c.reviewer)) > 1)
             wanted = (
                 sa.select(tables.verdicts)
-                .where(tables.verdicts.c.decision_id.in_(twice))
+                .where(tables.verdicts.c.decision_id.in_(twice), tables.verdicts.c.source != REPLAY)
                 .order_by(tables.verdicts.c.partition, tables.verdicts.c.offset)
             )
             for event in db.execute(wanted):
                 first.setdefault(event.decision_id, {}).setdefault(event.reviewer, event.verdict)
         pairs = [tuple(said.values())[:2] for said in first.values()]
         return len(pairs), kappa(pairs)
+
+    def flat_draws(self, most: int) -> list[tuple[bool, float]]:
+        """Return (is wrong, propensity) of the latest settled flat draws of what passed."""
+        c = tables.records.c
+        wanted = sa.select(c.verdict, c.propensity).where(c.state == DONE, c.source == "audit", c.lottery == Lottery.FLAT.value)
+        with self._engine.begin() as db:
+            rows = db.execute(wanted.order_by(c.timestamp_ms.desc()).limit(most))
+            return [(row.verdict == "wrong", row.propensity) for row in rows if row.verdict is not None]
 
     def answered_by(self, reviewer: str, since_ms: int) -> int:
         """Return how many verdicts a reviewer has given since a time."""

@@ -74,6 +74,8 @@ def run_with_model(
         raise SettingInvalid(f"the topic name {twice} is used twice in [topics]; every topic needs its own")
     cluster = look_at_cluster(kafka, names, topics.records)
     metrics, health = GateMetrics(rules), Health()
+    for topic, count in cluster.partition_counts.items():
+        metrics.topic_partitions.labels(topic).set(count)
     cache = RewardCache(gate.cache_records, metrics.count_looked) if gate.cache_records else None
     lasting = Lasting(cluster.topic_ids, load_lotteries(gate), cache)
 

@@ -5,13 +5,14 @@ Enters: settings. Leaves: counts, ids, reports. With kafka.py and tail.py the on
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
+from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
-from foundation.errors import BrokerUnreachable, KafkaRefused, TopicMissing
+from foundation.errors import BrokerUnreachable, KafkaRefused, SettingInvalid, TopicMissing
 from stream.config import KafkaSettings, TopicSettings
 from stream.records import Record
 
@@ -19,6 +20,8 @@ log = logging.getLogger("winnow.kafka")
 
 CALL_TIMEOUT_SECONDS = 10.0
 EXTRA_BYTES = 65_536
+_RECORD_SECONDS = 2.0
+Administrator = AdminClient
 NO_LIMIT = "9223372036854775807"
 DEFAULT_PARTITIONS = 4
 
@@ -82,6 +85,68 @@ def topic_names(topics: TopicSettings, *, with_audit: bool) -> list[str]:
     return [*names, topics.audit] if with_audit else names
 
 
+def administrator(settings: KafkaSettings) -> AdminClient:
+    """Return a client for the cluster. Raises SettingInvalid where kafka.extra cannot be used."""
+    try:
+        return AdminClient(base_config(settings), logger=log)
+    except KafkaException as error:
+        raise SettingInvalid(f"kafka.extra cannot be used: {error.args[0].str()}") from error
+
+
+def missing_rights(admin: AdminClient, read: str, written: list[str]) -> list[str]:
+    """Return what whoever the settings log in as may not do, in words; a broker without an authorizer allows all. Raises KafkaRefused."""
+    needs = {read: AclOperation.READ, **dict.fromkeys(written, AclOperation.WRITE)}
+    described = admin.describe_topics(
+        TopicCollection(list(needs)), include_authorized_operations=True, request_timeout=CALL_TIMEOUT_SECONDS
+    )
+    with _said_no("Kafka would not say who may do what"):
+        allowed = {name: described[name].result().authorized_operations for name in needs}
+    return [f"{need.name} on {name}" for name, need in needs.items() if allowed[name] is not None and need not in allowed[name]]
+
+
+def first_and_last_ms(settings: KafkaSettings, topic: str, partitions: int) -> tuple[list[int], list[int]]:
+    """Return the timestamps of the first and the last record of every partition that has any. Raises KafkaRefused."""
+    found: tuple[list[int], list[int]] = ([], [])
+    consumer = Consumer(
+        {**base_config(settings), "group.id": "winnow-doctor", "enable.auto.commit": False, "isolation.level": "read_committed"}
+    )
+    try:
+        with _said_no(f"{topic} cannot be read"):
+            for partition in range(partitions):
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=CALL_TIMEOUT_SECONDS)
+                for offset, times_ms in ((low, found[0]), (high - 1, found[1])):
+                    if high > low:
+                        consumer.assign([TopicPartition(topic, partition, offset)])
+                        message = consumer.poll(_RECORD_SECONDS)
+                        if message is not None and message.error() is None:
+                            times_ms.append(message.timestamp()[1])
+    finally:
+        consumer.close()
+    return found[0], found[1] or found[0]
+
+
+def records_waiting(settings: KafkaSettings, topic: str, partitions: int, group: str) -> int:
+    """Return how many records of a topic a group has not committed. Raises KafkaRefused."""
+    consumer = Consumer({**base_config(settings), "group.id": group, "enable.auto.commit": False})
+    waiting = 0
+    try:
+        with _said_no(f"the lag of group {group} cannot be read"):
+            for place in consumer.committed([TopicPartition(topic, each) for each in range(partitions)], timeout=CALL_TIMEOUT_SECONDS):
+                low, high = consumer.get_watermark_offsets(place, timeout=CALL_TIMEOUT_SECONDS)
+                waiting += high - (place.offset if place.offset >= 0 else low)
+    finally:
+        consumer.close()
+    return waiting
+
+
+@contextmanager
+def _said_no(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise KafkaRefused(f"{what}: {error.args[0].str()}") from error
+
+
 class TopicReport(NamedTuple):
     """One topic: created now or found, and how it differs from what winnow would make."""
 
@@ -105,18 +170,30 @@ def make_topics(settings: KafkaSettings, topics: TopicSettings, partitions: int 
     else:
         reports.append(TopicReport(topics.records, False, existing[topics.records], ()))
     count = reports[0].partitions
-    input_bytes = int(_config(admin, topics.records)["max.message.bytes"])
+    input_bytes = int(topic_settings(admin, topics.records)["max.message.bytes"])
     for name, wanted in _wanted(topics, input_bytes).items():
         if name not in existing:
             _create(admin, name, count, wanted)
             reports.append(TopicReport(name, True, count, ()))
             continue
-        found = _config(admin, name)
-        differences = [f"{key} = {found.get(key)}, winnow would set {value}" for key, value in wanted.items() if found.get(key) != value]
-        if existing[name] != count:
-            differences.append(f"{existing[name]} partitions, the input has {count}")
+        differences = _differences(topic_settings(admin, name), wanted, existing[name], count)
         reports.append(TopicReport(name, False, existing[name], tuple(differences)))
     return reports
+
+
+def settings_that_differ(admin: AdminClient, topics: TopicSettings, existing: dict[str, int]) -> dict[str, tuple[str, ...]]:
+    """Return, for every output that is there, how it differs from what winnow would make. Raises KafkaRefused."""
+    input_bytes = int(topic_settings(admin, topics.records)["max.message.bytes"])
+    return {
+        name: tuple(_differences(topic_settings(admin, name), wanted, existing[name], existing[topics.records]))
+        for name, wanted in _wanted(topics, input_bytes).items()
+        if name in existing
+    }
+
+
+def _differences(found: dict[str, str], wanted: dict[str, str], partitions: int, of_input: int) -> list[str]:
+    differences = [f"{key} = {found.get(key)}, winnow would set {value}" for key, value in wanted.items() if found.get(key) != value]
+    return differences if partitions == of_input else [*differences, f"{partitions} partitions, the input has {of_input}"]
 
 
 def _wanted(topics: TopicSettings, input_bytes: int) -> dict[str, dict[str, str]]:
@@ -144,7 +221,7 @@ def _create(admin: AdminClient, name: str, partitions: int, config: dict[str, st
             raise KafkaRefused(f"Kafka would not create the topic {name}: {error.args[0].str()}") from error
 
 
-def _config(admin: AdminClient, topic: str) -> dict[str, str]:
+def topic_settings(admin: AdminClient, topic: str) -> dict[str, str]:
     """Return a topic's settings; a topic made a moment ago may not be known to every broker yet."""
     resource = ConfigResource(ResourceType.TOPIC, topic)
     deadline = time.monotonic() + CALL_TIMEOUT_SECONDS

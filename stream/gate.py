@@ -184,6 +184,8 @@ class Gate:
         begun = time.perf_counter()
         with self._metrics.timed("judge"):
             decisions = service.judge.decide(given)
+        if service.judge.model is not None:
+            self._metrics.count_passes(*service.judge.model.scorer.take_spent())
         self._compare(service, given, decisions)
         try:
             self._guards.judged(service.judge, given, decisions)
@@ -343,10 +345,15 @@ class Gate:
         self._lag_seen = now
         self._metrics.owned_partitions.set(len(self._source.owned))
         self._metrics.lag_records.clear()
+        self._metrics.lag_seconds.clear()
         for topic_partition in self._source.owned:
             lag = self._source.owned_lag(topic_partition)
             if lag is not None:
-                self._metrics.lag_records.labels(str(topic_partition[1])).set(lag)
+                partition = str(topic_partition[1])
+                self._metrics.lag_records.labels(partition).set(lag)
+                self._metrics.lag_seconds.labels(partition).set(self._source.owned_age_seconds(topic_partition) if lag else 0.0)
+        if self._service.judge.model is not None:
+            self._metrics.know_gpu(self._service.judge.model.gpu())
 
     def _group_is_done(self) -> bool:
         lag = self._source.lag()

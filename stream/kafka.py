@@ -8,6 +8,7 @@ before it is produced, so nothing is ever committed after a revoke.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -43,6 +44,7 @@ class Source:
         self._next: dict[Place, int] = {}
         self._first: dict[Place, int] = {}
         self._ends: dict[Place, int] = {}
+        self._polled_ms: dict[Place, int] = {}
         self._early: list[Message] = []
         self._is_paused = False
         self.group_metadata: object = None
@@ -81,6 +83,7 @@ class Source:
                 continue
             self._first.setdefault(place, offset)
             self._next[place] = offset + 1
+            self._polled_ms[place] = record.timestamp_ms
             records.append(record)
         self.group_metadata = self._consumer.consumer_group_metadata()
         return records
@@ -159,6 +162,11 @@ class Source:
             return None
         return max(0, high - self._next[place]) if high >= 0 and place in self._next else None
 
+    def owned_age_seconds(self, place: Place) -> float:
+        """Return the age of the record polled last from an owned partition by its timestamp; 0 where none, or none with a time, was."""
+        polled_ms = self._polled_ms.get(place, 0)
+        return max(0.0, time.time() - polled_ms / 1000) if polled_ms > 0 else 0.0
+
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
@@ -217,7 +225,7 @@ class Source:
 
     def _end_tenure(self, place: Place) -> None:
         """Forget all about a partition; a message that came early belongs to the tenure it came in."""
-        for known in (self._tenure, self._next, self._first, self._ends):
+        for known in (self._tenure, self._next, self._first, self._ends, self._polled_ms):
             known.pop(place, None)
         self._early = [message for message in self._early if (message.topic(), message.partition()) != place]
 

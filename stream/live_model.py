@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from stream.decide import Calibration
 from stream.drift import Baseline, load_baseline
 from stream.encode import Encoder, Encoding
 from stream.evidence import Evidence, load_evidence
+from stream.metrics import Gpu
 from stream.records import Content, Rewards
 from stream.render import Rendered, Rendering, render
 from stream.score import Scorer
@@ -47,6 +49,19 @@ class LiveModel(NamedTuple):
     records_per_second: float
     evidence: Evidence | None = None
     baseline: Baseline | None = None
+    created_seconds: float = 0.0
+
+    def gpu(self) -> Gpu:
+        """Return what the GPU that judges holds and does."""
+        device = self.scorer.device
+        if device.type != "cuda":
+            return Gpu()
+        free, total = torch.cuda.mem_get_info(device)
+        try:
+            utilisation = torch.cuda.utilization(device) / 100
+        except (RuntimeError, ModuleNotFoundError):  # it needs NVIDIA's management library, which not every image has
+            utilisation = math.nan
+        return Gpu(total - free, total, utilisation)
 
     def d_of(self, contents: Sequence[Content]) -> list[float | None]:
         """Return raw d of records with what other records say of them, None of one that is longer than the model's maximum."""
@@ -104,6 +119,7 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         records_per_second,
         load_evidence(version.directory),
         load_baseline(version.directory),
+        datetime.fromisoformat(manifest.created).timestamp(),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # a gate in rules mode starts without torch
 _ALIVE_SECONDS = 60.0
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SHARES = tuple(n / 20 for n in range(1, 20))
+_REWARDS = (-8.0, -4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+ANSWERS = ("right", "wrong")
 
 
 class GateMetrics:
@@ -52,6 +54,9 @@ class GateMetrics:
             "winnow_end_to_end_seconds", "Record timestamp to commit of its transaction.", (*_SECONDS, 300, 3600), self.registry
         )
         self.p_chosen = BatchHistogram("winnow_p_chosen", "p_chosen of the records a model judged.", _SHARES, self.registry)
+        self.rewards = BatchHistogram("winnow_reward", "Rewards a model gave, by answer.", _REWARDS, self.registry, ANSWERS)
+        self.passes = self._counter("winnow_passes", "Forward passes of the model in service, warm-up and explanations too.")
+        self.tokens = self._counter("winnow_tokens", "Tokens through the model in service: of records, and padding beside them.", "what")
         self.batch_records = self._histogram(
             "winnow_batch_records", "Records per transaction.", (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
         )
@@ -59,10 +64,19 @@ class GateMetrics:
         self.lag_records = self._gauge(
             "winnow_lag_records", "Records between what this gate has polled and the end, by owned partition.", "partition"
         )
+        self.lag_seconds = self._gauge(
+            "winnow_lag_seconds", "Age of the record polled last where more wait behind it, else 0, by owned partition.", "partition"
+        )
         self.owned_partitions = self._gauge("winnow_owned_partitions", "Partitions assigned to this gate.")
+        self.topic_partitions = self._gauge(
+            "winnow_topic_partitions", "Partitions of the gate's topics, as they were at its boot.", "topic"
+        )
         self.last_commit_seconds = self._gauge("winnow_last_commit_timestamp_seconds", "Unix time of the last committed transaction.")
         self.threshold = self._gauge("winnow_threshold", "p_chosen from which a record is clean.")
         self.model = Info("winnow_model", "The model in service: label and digest as loaded.", registry=self.registry)
+        self.model_created_seconds = self._gauge("winnow_model_created_timestamp_seconds", "When the model in service was published.")
+        self.gpu_memory_bytes = self._gauge("winnow_gpu_memory_bytes", "Memory of the GPU that judges; 0 without one.", "kind")
+        self.gpu_utilisation = self._gauge("winnow_gpu_utilisation_ratio", "Share of time that the GPU works; 0 without one.")
         self.rules = Info("winnow_rules", "The rules in service: digest.", registry=self.registry)
         self.swaps = self._counter("winnow_swaps", "Models and rules taken up while running.")
         self.refused = self._counter("winnow_refused", "Models, aliases and rules refused while running; the old ones serve on.", "what")
@@ -81,6 +95,9 @@ class GateMetrics:
         )
         self.drift = self._gauge("winnow_drift", "1 while there is drift, seen here or said in the registry, else 0.")
         self.no_drift()
+        for what in ("record", "padding"):
+            self.tokens.labels(what)
+        self.know_gpu(Gpu())
         for what in ("model", "shadow", "rules", "missing", "unreadable", "unreachable"):
             self.refused.labels(what)
         for lottery in Lottery:
@@ -130,6 +147,13 @@ class GateMetrics:
         if model is not None:
             self.model.info({"version": model.label, "digest": model.digest})
             self.threshold.set(model.threshold)
+            self.model_created_seconds.set(model.created_seconds)
+
+    def know_gpu(self, gpu: "Gpu") -> None:
+        """Say what the GPU holds and does."""
+        self.gpu_memory_bytes.labels("used").set(gpu.used_bytes)
+        self.gpu_memory_bytes.labels("total").set(gpu.total_bytes)
+        self.gpu_utilisation.set(gpu.utilisation)
 
     def count(self, decisions: list[Decision]) -> None:
         """Count the decisions of a committed transaction."""
@@ -139,9 +163,18 @@ class GateMetrics:
             if draw.lottery is not None:
                 self.audited.labels(draw.lottery.value).inc(count)
         self.p_chosen.observe([decision.p_chosen for decision in decisions if decision.p_chosen is not None])
+        rewards = [decision.rewards for decision in decisions if decision.rewards is not None]
+        for answer, values in zip(ANSWERS, zip(*rewards, strict=True), strict=False):
+            self.rewards.observe(values, answer)
         for decision in decisions:
             for violation in decision.violations:
                 self.violations.labels(violation.rule, "error" if violation.is_error else "warn").inc()
+
+    def count_passes(self, passes: int, record_tokens: int, padding_tokens: int) -> None:
+        """Count what the scorer has run since it was last asked."""
+        self.passes.inc(passes)
+        self.tokens.labels("record").inc(record_tokens)
+        self.tokens.labels("padding").inc(padding_tokens)
 
     def count_looked(self, looked: Looked) -> None:
         """Count what a batch found in the reward cache."""
@@ -167,32 +200,49 @@ class GateMetrics:
         return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
 
 
-class BatchHistogram(Collector):
-    """A histogram that takes the values of a whole batch at once: one by one they cost 2 µs a record."""
+class Gpu(NamedTuple):
+    """What a GPU holds, and the share of time it worked; all 0 where there is none."""
 
-    def __init__(self, name: str, meaning: str, bounds: Sequence[float], registry: CollectorRegistry) -> None:
+    used_bytes: int = 0
+    total_bytes: int = 0
+    utilisation: float = 0.0
+
+
+class BatchHistogram(Collector):
+    """A histogram that takes the values of a whole batch at once: one by one they cost 2 µs a record.
+
+    `answers`: where given, there is one for each, told apart by the label `answer`.
+    """
+
+    def __init__(
+        self, name: str, meaning: str, bounds: Sequence[float], registry: CollectorRegistry, answers: tuple[str, ...] = ()
+    ) -> None:
         """Start at zero and register."""
         self._name, self._meaning = name, meaning
+        self._labels = ["answer"] if answers else []
         self._bounds = np.array(bounds, dtype=np.float64)
-        self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
-        self._sum = 0.0
+        self._counts = {answer: np.zeros(len(bounds) + 1, dtype=np.int64) for answer in answers or ("",)}
+        self._sums = dict.fromkeys(self._counts, 0.0)
         self._lock = threading.Lock()
         registry.register(self)
 
-    def observe(self, values: Sequence[float] | np.ndarray) -> None:
+    def observe(self, values: Sequence[float] | np.ndarray, answer: str = "") -> None:
         """Add every value to the first bucket whose bound is not below it."""
         values_N = np.asarray(values, dtype=np.float64)
-        counts = np.bincount(np.searchsorted(self._bounds, values_N), minlength=len(self._counts))
+        counts = np.bincount(np.searchsorted(self._bounds, values_N), minlength=len(self._bounds) + 1)
         with self._lock:
-            self._counts += counts
-            self._sum += float(values_N.sum())
+            self._counts[answer] += counts
+            self._sums[answer] += float(values_N.sum())
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the histogram as it stands."""
         with self._lock:
-            counts, total = self._counts.tolist(), self._sum
+            found = {answer: (counts.tolist(), self._sums[answer]) for answer, counts in self._counts.items()}
         bounds = [*map(str, self._bounds.tolist()), "+Inf"]
-        yield HistogramMetricFamily(self._name, self._meaning, list(zip(bounds, accumulate(counts), strict=True)), total)
+        family = HistogramMetricFamily(self._name, self._meaning, labels=self._labels)
+        for answer, (counts, total) in found.items():
+            family.add_metric([answer] if self._labels else [], list(zip(bounds, accumulate(counts), strict=True)), total)
+        yield family
 
 
 def _known_reasons(rules: Rules) -> list[tuple[str, str]]:
@@ -208,9 +258,10 @@ def _known_reasons(rules: Rules) -> list[tuple[str, str]]:
 class Health:
     """Whether the gate is alive (its loop turns) and ready (model warm, group joined, last transaction went through)."""
 
-    def __init__(self) -> None:
-        """Start neither ready nor stale."""
+    def __init__(self, stale_seconds: float = _ALIVE_SECONDS) -> None:
+        """Start neither ready nor stale; a loop that has not turned for so long is stuck."""
         self.ready = False
+        self._stale_seconds = stale_seconds
         self._last_turn = time.monotonic()
 
     def turned(self) -> None:
@@ -219,15 +270,15 @@ class Health:
 
     @property
     def alive(self) -> bool:
-        """False when the loop has not turned for a minute."""
-        return time.monotonic() - self._last_turn < _ALIVE_SECONDS
+        """False when the loop has not turned for too long."""
+        return time.monotonic() - self._last_turn < self._stale_seconds
 
 
 class MetricsServer:
     """Serves /metrics, /livez and /readyz on one address from a thread."""
 
-    def __init__(self, bind: str, port: int, registry: CollectorRegistry, health: Health) -> None:
-        """Start serving. Raises SettingInvalid when the port is taken."""
+    def __init__(self, bind: str, port: int, registry: CollectorRegistry, health: Health, setting: str = "gate.metrics_port") -> None:
+        """Start serving; `setting` names where the port comes from. Raises SettingInvalid when it is taken."""
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -253,7 +304,7 @@ class MetricsServer:
         try:
             self._server = ThreadingHTTPServer((bind, port), Handler)
         except OSError as error:
-            raise SettingInvalid(f"gate.metrics_port = {port} on {bind} cannot be used: {error.strerror}; 0 turns metrics off") from error
+            raise SettingInvalid(f"{setting} = {port} on {bind} cannot be used: {error.strerror}; 0 turns metrics off") from error
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 

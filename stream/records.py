@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+REPLAY = "replay"
 Headers = list[tuple[str, bytes | None]]
 
 
@@ -126,7 +127,8 @@ class Decision(NamedTuple):
 class Verdict(NamedTuple):
     """What a person said of one record, with all that a trainer needs to learn from it without asking anybody.
 
-    source: `quarantine` for a held record, `audit` for a copy of a clean one. blind: P and reason were not shown.
+    source: `quarantine` for a held record, `audit` for a copy of a clean one; `replay` is no person's: a later model or later rules
+    have let a held record go. blind: P and reason were not shown.
     """
 
     decision_id: str
@@ -153,4 +155,4 @@ class Verdict(NamedTuple):
     @property
     def reaches_clean(self) -> bool:
         """Whether it sends the record, or its correction, to clean, if nothing has before."""
-        return self.correction is not None or (self.is_right and self.source == "quarantine")
+        return self.correction is not None or (self.is_right and self.source in ("quarantine", REPLAY))

@@ -6,7 +6,7 @@ knows whether the decision has reached clean before; at most one release or corr
 
 from stream import wire
 from stream.config import TopicSettings
-from stream.records import Record, Verdict
+from stream.records import Headers, Record, Verdict
 from stream.route import Outgoing, Partitioner, murmur2, output_partition
 
 OWNER = "winnow-release"
@@ -24,12 +24,17 @@ class Releaser:
 
     def messages(self, held: Record, verdict: Verdict, *, has_reached_clean: bool) -> list[Outgoing]:
         """Return the event and, if the verdict is the first to send this decision to clean, what goes there."""
-        found = [self._event(verdict)]
+        found = [self.event(verdict)]
         if verdict.reaches_clean and not has_reached_clean:
             found.append(self._release(held, verdict))
         return found
 
-    def _event(self, verdict: Verdict) -> Outgoing:
+    def replayed(self, held: Record, topic: str, value: bytes, headers: Headers) -> Outgoing:
+        """Return a held record on its way to another of our topics: key, partition and timestamp as they were."""
+        return Outgoing(topic, self._partition(held, topic), held.key, value, headers, max(0, held.timestamp_ms))
+
+    def event(self, verdict: Verdict) -> Outgoing:
+        """Return the event as the verdict topic carries it."""
         key = verdict.decision_id.encode()
         partition = (murmur2(key) & 0x7FFFFFFF) % self._counts[self._topics.verdicts]
         return Outgoing(self._topics.verdicts, partition, key, wire.verdict_event(verdict), [], 0)
@@ -37,8 +42,10 @@ class Releaser:
     def _release(self, held: Record, verdict: Verdict) -> Outgoing:
         """Key, timestamp and the producer's headers stay; a correction replaces the value alone."""
         is_correction = verdict.correction is not None
-        input_partition = int(verdict.decision_id.rsplit(":", 2)[1])
-        partition = output_partition(input_partition, held.key, self._counts[self._topics.clean], self._partitioner)
         value = verdict.correction if is_correction else held.value
         headers = wire.release_headers(held.headers, is_correction=is_correction)
-        return Outgoing(self._topics.clean, partition, held.key, value, headers, max(0, held.timestamp_ms))
+        return Outgoing(self._topics.clean, self._partition(held, self._topics.clean), held.key, value, headers, max(0, held.timestamp_ms))
+
+    def _partition(self, held: Record, topic: str) -> int:
+        decision_id = wire.last(held.headers, wire.DECISION_ID) or held.decision_id
+        return output_partition(int(decision_id.rsplit(":", 2)[1]), held.key, self._counts[topic], self._partitioner)

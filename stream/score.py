@@ -112,6 +112,14 @@ def refuse_windows(model: PreTrainedModel, longest_tokens: int) -> None:
         )
 
 
+class Spent(NamedTuple):
+    """What scoring has cost: forward passes, tokens of records with their chats, and padding beside them."""
+
+    passes: int = 0
+    record_tokens: int = 0
+    padding_tokens: int = 0
+
+
 class Scorer:
     """A reward model in service: record ids in, both rewards out."""
 
@@ -126,6 +134,7 @@ class Scorer:
         self.encoder = encoder
         self.budget_tokens = budget_tokens
         self.device = model.device
+        self._spent = Spent()
         self.precision = precision or model.dtype
         try:
             self._pass: SharedPass | None = SharedPass(model, encoder.template, encoder.pad_id, self.precision)
@@ -152,9 +161,19 @@ class Scorer:
         """Return rewards_B2 (right, wrong) in the order given, whatever batches they were scored in."""
         rewards_B2 = np.empty((len(records), 2), dtype=np.float32)
         overhead = self.encoder.template.shared_overhead_tokens
-        for places in batches([len(ids) + overhead for ids in records], self.budget_tokens):
+        lengths = [len(ids) + overhead for ids in records]
+        planned = batches(lengths, self.budget_tokens)
+        for places in planned:
             rewards_B2[places] = self._one_batch([records[place] for place in places])
+        tokens, laid_out = sum(lengths), sum(len(places) * lengths[places[0]] for places in planned)
+        spent = self._spent
+        self._spent = Spent(spent.passes + len(planned), spent.record_tokens + tokens, spent.padding_tokens + laid_out - tokens)
         return rewards_B2
+
+    def take_spent(self) -> Spent:
+        """Return what scoring has cost since the last call; the thread that scores asks."""
+        spent, self._spent = self._spent, Spent()
+        return spent
 
     def _one_batch(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         found = self._by_transformers(records) if self._pass is None else self._pass.rewards(records)

@@ -12,7 +12,7 @@ from stream.tail import read_all
 
 _SHOWN = (
     wire.ORIGIN, wire.ROUTE, wire.WOULD_ROUTE, wire.REASON, wire.P_CHOSEN, wire.THRESHOLD, wire.REWARD_RIGHT, wire.REWARD_WRONG, wire.MODEL,
-    wire.MODEL_DIGEST, wire.RULES_DIGEST, wire.SUSPECT, wire.PROPENSITY, wire.LOTTERY, wire.ERROR_MESSAGE,
+    wire.MODEL_DIGEST, wire.RULES_DIGEST, wire.SUSPECT, wire.PROPENSITY, wire.LOTTERY, wire.ERROR_MESSAGE, wire.ATTEMPT,
 )  # fmt: skip
 
 

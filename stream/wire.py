@@ -27,17 +27,19 @@ SUSPECT = "winnow.suspect"
 PROPENSITY = "winnow.propensity"
 LOTTERY = "winnow.lottery"
 SOURCE_TIMESTAMP = "winnow.source-timestamp"
+ATTEMPT = "winnow.attempt"
 ERROR_TOPIC = "__connect.errors.topic"
 ERROR_PARTITION = "__connect.errors.partition"
 ERROR_OFFSET = "__connect.errors.offset"
 ERROR_MESSAGE = "__connect.errors.exception.message"
 
-ORIGIN_GATE, ORIGIN_RELEASE, ORIGIN_CORRECTION = b"gate", b"release", b"correction"
+ORIGIN_GATE, ORIGIN_RELEASE, ORIGIN_CORRECTION, ORIGIN_REPLAY = b"gate", b"release", b"correction", b"replay"
 ROUTE_AUDIT = b"audit"
 MAX_OUR_BYTES = 4_096
 MAX_SUSPECTS = 5
 _MOST_MS = 2**53
 _LOTTERIES = (None, *Lottery)
+_SOURCES = ("quarantine", "audit", "replay")
 _DRAW_BYTES = len(PROPENSITY) + len("0.000000") + len(LOTTERY) + len("extra")
 _ROUTE_BYTES = {route: route.value.encode() for route in Route}
 _ROUTE_HEADER = {route: (ROUTE, text) for route, text in _ROUTE_BYTES.items()}
@@ -162,6 +164,22 @@ def release_headers(headers: Headers, *, is_correction: bool) -> Headers:
     return theirs + [(name, new.get(name, value)) for name, value in ours if name not in dropped]
 
 
+def replay_headers(held: Record, record: Record, decision: Decision, shared: Constants) -> Headers:
+    """Return the headers of a held record that is judged again: as the gate would write them now, with origin and attempt.
+
+    record: the held one as it came in, by the place that its decision id names.
+    """
+    headers = [(name, ORIGIN_REPLAY if name == ORIGIN else value) for name, value in decision_headers(record, decision, shared)]
+    of_source = [(name, value) for name, value in split(held.headers)[1] if name == SOURCE_TIMESTAMP]
+    return [*record.headers, *headers, *of_source, (ATTEMPT, b"%d" % (attempt_of(held.headers) + 1))]
+
+
+def attempt_of(headers: Headers) -> int:
+    """Return how often a record has been judged, the first time included; a header that is no number counts as none."""
+    said = last(split(headers)[1], ATTEMPT)
+    return int(said) if said is not None and said.isdecimal() else 1
+
+
 def verdict_event(verdict: Verdict) -> bytes:
     """Return the verdict as the verdict topic carries it."""
     event = {
@@ -196,7 +214,7 @@ def read_verdict(value: bytes | None) -> Verdict | None:
         said = json.loads((value or b"").decode("utf-8"))
         if not (0 <= int(said["time_ms"]) < _MOST_MS and 0 < float(said["propensity"]) <= 1 and said.get("lottery") in _LOTTERIES):
             return None
-        if said["v"] != 1 or said["verdict"] not in ("right", "wrong") or said["source"] not in ("quarantine", "audit"):
+        if said["v"] != 1 or said["verdict"] not in ("right", "wrong") or said["source"] not in _SOURCES:
             return None
         return Verdict(
             str(said["decision_id"]),

@@ -1,4 +1,4 @@
-"""How many wrong records pass: estimates from the flat lottery, and thresholds with a guarantee.
+"""Thresholds with a guarantee, from the flat lottery; estimates of how many wrong records pass are stream/missed.py's.
 
 A threshold is certified when an exact binomial bound (Clopper and Pearson 1934) on the wrong among the passing flat
 draws, none of whose verdicts any training has seen, is at most α with confidence 1-δ. The grid is fixed before any verdict is
@@ -110,22 +110,3 @@ def certify(
 def _served(held: Sequence[Certificate], wanted: float) -> Certificate:
     """Return the one to serve of those that hold, the strictest first."""
     return next((each for each in held if each.threshold <= wanted), held[-1])
-
-
-def wrong_passed(
-    passes: np.ndarray, is_wrong: np.ndarray, propensity: np.ndarray, confidence: float = 0.95
-) -> tuple[float, float, float] | None:
-    """Return (estimate, low, high) of the share of wrong records among those that pass; None without draws.
-
-    A Hájek estimate (weights 1/propensity) with the exact interval of as many equal draws as its weights are worth.
-    """
-    if not passes.any():
-        return None
-    weights = 1 / propensity[passes]
-    share = float((weights * is_wrong[passes]).sum() / weights.sum())
-    worth = float(weights.sum() ** 2 / (weights**2).sum())
-    count = share * worth
-    tail = (1 - confidence) / 2
-    low = 0.0 if count <= 0 else float(beta.ppf(tail, count, worth - count + 1))
-    high = 1.0 if count >= worth else float(beta.ppf(1 - tail, count + 1, worth - count))
-    return share, low, high

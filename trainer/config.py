@@ -72,6 +72,10 @@ class TrainSettings(Table):
     """`--watch` trains again after so many new verdicts, if that is fewer, where drift has been seen."""
     drift_delta: Annotated[float, Field(gt=0, lt=1)] = 0.002
     """How probable a false alarm may be when ADWIN looks whether audited records have become wrong more often."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = 9465
+    """Port of `--watch`'s /metrics, /livez and /readyz; 0 turns them off."""
+    metrics_bind: str = "127.0.0.1"
+    """Address that they listen on."""
     work_directory: Path | None = None
     """Where training writes while it works; unset means a temporary directory that is removed."""
 

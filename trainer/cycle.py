@@ -1,4 +1,4 @@
-"""One retraining, from the verdict topic to a promotion; `--watch` does it again when enough has been answered.
+"""One retraining, from the verdict topic to a promotion; watch.py does it again when enough has been answered.
 
 Steps, top to bottom: freeze a snapshot, settle it, keep the flat draws apart, check, look for mistakes, train, compare with
 the champion on the same held-out records, certify a threshold, publish as challenger, promote what is not worse. Nothing
@@ -6,20 +6,15 @@ is visible to a gate before the version is whole: a crash before that leaves the
 is finished by the next cycle (promote.py).
 """
 
-import json
-import logging
 import sys
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from foundation.errors import DataRefused, KafkaRefused, ModelRefused, SettingInvalid
-from model_registry.aliases import Mark
+from foundation.errors import DataRefused, ModelRefused
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
 from model_registry.report import Report
@@ -30,7 +25,6 @@ from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
 from stream.rules import Rules
-from trainer.audited import AuditedErrors
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify, drawn_alike
@@ -41,18 +35,13 @@ from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
 from trainer.learned import SCORE_TOKENS, Learned, d_with
 from trainer.noise import Doubted, probability_of_verdicts, treat
 from trainer.pairs import RENDERING, encode_labelled, text_of_content
-from trainer.promote import conclude, finish_interrupted, newest_of_cycles
+from trainer.promote import conclude, finish_interrupted
 from trainer.publish import Facts, publish
 from trainer.report import Before, Found, report_files, report_of
 from trainer.sort import Sorted, sort
 from trainer.train import checked, learn_from, sample_of, stream_files, words_of, workplace
 from trainer.unlabelled import say_if_none, stream_of_cycle
 from trainer.verdicts import Settled, Snapshot, read_snapshot, settle
-
-log = logging.getLogger("winnow.train")
-
-WATCH_SECONDS = 10.0
-MOST_PAUSE_SECONDS = 1_800.0
 
 
 class Cycle(NamedTuple):
@@ -114,72 +103,6 @@ def run_cycle(
     if drift is not None:
         registry.answer_drift(drift)
     return Cycle(version, promotion, findings, certificate, comparison)
-
-
-def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> None:
-    """Run a cycle whenever `train.retrain_verdicts` new verdicts have come, or `train.retrain_hours` after the newest version.
-
-    What is refused is tried again when more is answered; what fails, Kafka and the registry too, after a pause that doubles.
-    """
-    registry = Registry(tables.registry)
-    Rules.load(tables.gate.rules_file)  # refused now; later a file half written is tried again
-    load_lotteries(tables.gate)
-    audited = AuditedErrors(settings.drift_delta)
-    in_vain, pause = 0, WATCH_SECONDS  # verdicts that a cycle has been refused with: the same ones would be refused again
-    while True:
-        try:
-            finish_interrupted(registry)
-            audited.look(registry, tables)
-            new, drift = new_verdicts(registry, tables), _drift_of_champion(registry)
-            in_vain = min(in_vain, new)  # somebody else may have trained on them meanwhile
-            if is_due(new, in_vain, _age_seconds(registry), settings, is_drifting=drift is not None):
-                if drift is not None:
-                    print(f"drift: {drift.why}", file=sys.stderr)  # noqa: T201
-                say(run_cycle(tables, settings, base_name, unlabelled))
-                in_vain = 0
-            pause = WATCH_SECONDS
-        except DataRefused as error:
-            log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
-            in_vain, pause = new, WATCH_SECONDS
-        except (KafkaRefused, ModelRefused, SettingInvalid) as error:
-            log.error("the cycle failed; it is tried again", extra={"detail": str(error), "pause_seconds": pause})  # noqa: TRY400
-            time.sleep(pause)
-            pause = min(2 * pause, MOST_PAUSE_SECONDS)
-            continue
-        time.sleep(WATCH_SECONDS)
-
-
-def is_due(new: int, in_vain: int, age_seconds: float, settings: TrainSettings, *, is_drifting: bool = False) -> bool:
-    """Return whether to train now: enough new verdicts, fewer where there is drift, or some and the newest version is old."""
-    enough = min(settings.retrain_verdicts, settings.drift_verdicts) if is_drifting else settings.retrain_verdicts
-    return new - in_vain >= enough or (new > in_vain and age_seconds > settings.retrain_hours * 3600)
-
-
-def _drift_of_champion(registry: Registry) -> Mark | None:
-    """Return what has been said of drift of the version that is champion now."""
-    return registry.drift(registry.resolve(CHAMPION).digest) if CHAMPION in registry.aliases() else None
-
-
-def _age_seconds(registry: Registry) -> float:
-    """Return the age of the newest version; without one whatever there is, is late."""
-    numbers = registry.versions()
-    if not numbers:
-        return float("inf")
-    created = datetime.fromisoformat(registry.resolve(str(numbers[-1])).manifest.created)
-    return (datetime.now(UTC) - created).total_seconds()
-
-
-def new_verdicts(registry: Registry, tables: Any) -> int:
-    """Return how many decisions have verdicts behind the offsets of the newest version that was trained on verdicts."""
-    newest = newest_of_cycles(registry)
-    since = {} if newest is None else {int(partition): after for partition, after in newest.manifest.verdict_offsets.items()}
-    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, since=since)
-    return len({verdict.decision_id for verdict in snapshot.verdicts})
-
-
-def say(cycle: Cycle) -> None:
-    """Print what a cycle has come to as one JSON line."""
-    print(json.dumps(as_fields(cycle), ensure_ascii=False), flush=True)  # noqa: T201
 
 
 def as_fields(cycle: Cycle) -> dict[str, object]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from model_registry.manifest import Threshold
 from model_registry.report import REPORT_HTML, REPORT_JSON, Report, as_html
-from trainer.certify import Certificate, Refused, wrong_passed
+from stream.missed import wrong_passed
+from trainer.certify import Certificate, Refused
 from trainer.check import Finding
 from trainer.datasets import Labelled
 from trainer.evaluate import Comparison, Judged

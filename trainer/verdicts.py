@@ -12,14 +12,14 @@ from typing import NamedTuple
 from stream import wire
 from stream.config import KafkaSettings
 from stream.decide import logit
-from stream.records import Lottery, Verdict
+from stream.records import REPLAY, Lottery, Verdict
 from stream.tail import Tail
 
 _ENOUGH_DRAWS = 10
 
 
 class Snapshot(NamedTuple):
-    """The verdicts of a topic up to `offsets` (partition -> next), in order per partition."""
+    """People's verdicts of a topic up to `offsets` (partition -> next), in order per partition; what replays wrote is none."""
 
     verdicts: list[Verdict]
     offsets: dict[int, int]
@@ -88,8 +88,8 @@ def read_snapshot(
         value = found[place]
         total.update(f"{place[0]}:{place[1]}:{len(value or b'')}:".encode() + (value or b""))
         verdicts.append(wire.read_verdict(value))
-    readable = [verdict for verdict in verdicts if verdict is not None]
-    return Snapshot(readable, offsets, f"sha256:{total.hexdigest()}", len(verdicts) - len(readable))
+    of_people = [verdict for verdict in verdicts if verdict is not None and verdict.source != REPLAY]
+    return Snapshot(of_people, offsets, f"sha256:{total.hexdigest()}", verdicts.count(None))
 
 
 def settle(verdicts: Sequence[Verdict]) -> list[Settled]:

@@ -21,10 +21,11 @@ from tests.integration.conftest import send
 from trainer.audited import AuditedErrors
 from trainer.bases import load_base
 from trainer.config import TrainSettings
-from trainer.cycle import as_fields, new_verdicts, run_cycle
+from trainer.cycle import as_fields, run_cycle
 from trainer.train import train_and_publish
 from trainer.unlabelled import latest, stream_of_cycle
 from trainer.verdicts import read_snapshot
+from trainer.watch import new_verdicts
 
 pytestmark = pytest.mark.integration
 

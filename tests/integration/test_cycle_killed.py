@@ -17,9 +17,10 @@ from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_JSON
 from tests.integration.killed_cycle import TABLES
 from tests.integration.test_cycle import say, tables
-from trainer.cycle import new_verdicts, run_cycle
+from trainer.cycle import run_cycle
 from trainer.promote import conclude, finish_interrupted
 from trainer.train import train_and_publish
+from trainer.watch import new_verdicts
 
 __all__ = ["tables"]  # a fixture
 

@@ -28,7 +28,7 @@ from stream.rules import Rules
 from tests.integration.conftest import wait_until
 from trainer.audited import AuditedErrors, Risen
 from trainer.config import TrainSettings
-from trainer.cycle import is_due
+from trainer.watch import is_due
 
 
 def records(count: int, seed: int, mean: float = 20.0, cities: str = "abc", phone: str = "138{:08d}") -> list[Rendered]:

@@ -9,17 +9,18 @@ from bench.honesty import World, coverage
 from model_registry.report import Report, as_html
 from stream import wire
 from stream.decide import Lotteries
+from stream.missed import wrong_passed
 from stream.records import Decision, Route, Verdict
 from trainer.calibrate import auroc_of, fit
-from trainer.certify import Certificate, Refused, certify, drawn_alike, fewest_draws, upper_bound, wrong_passed
+from trainer.certify import Certificate, Refused, certify, drawn_alike, fewest_draws, upper_bound
 from trainer.check import check
 from trainer.config import TrainSettings
-from trainer.cycle import is_due
 from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, bounds_of, compare, may_promote
 from trainer.noise import treat
 from trainer.sort import sort
 from trainer.verdicts import settle, weights_of
+from trainer.watch import is_due
 
 STREAM = np.linspace(0, 1, 1_001)
 

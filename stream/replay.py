@@ -1,0 +1,270 @@
+"""`winnow replay`: quarantine or dead-letter -> the model and the rules of now; what they let through goes to clean, exactly once.
+
+Enters: a topic and what is wanted of it. Leaves: releases, each in one transaction with the event that says so, and counts. Works
+under the one owner's transactional id, after having read the verdict topic to its end: whatever a person has answered, and whatever
+was replayed before, is left alone. What is still held stays where it is; a dead letter that can be read now and is held goes to
+quarantine. What the flat lottery drew waits for people: an estimate that lost its held draws would be wrong.
+"""
+
+import importlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import datetime
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from foundation.errors import GateFenced, KafkaRefused, SettingInvalid
+from model_registry.registry import Registry
+from stream import wire
+from stream.cluster import look_at_cluster
+from stream.judge import Judge
+from stream.records import REPLAY, Content, Decision, Lottery, Reason, Record, Route, Verdict
+from stream.release import OWNER, Releaser
+from stream.route import Outgoing
+from stream.rules import Rules
+from stream.tail import read_all
+from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborted
+
+AT_ONCE = 500
+REVIEWER = "winnow replay"
+_TRIES, _PAUSE_SECONDS = 20, 1.0
+
+Transform = Callable[[bytes], bytes | None]
+
+
+class Wanted(NamedTuple):
+    """Which held records are judged again; None is no limit. Times are the records' own timestamps."""
+
+    source: Literal["quarantine", "dead-letter"] = "quarantine"
+    since: datetime | None = None
+    until: datetime | None = None
+    reasons: tuple[str, ...] = ()
+    model: str | None = None
+    p_from: float = 0.0
+    p_to: float = 1.0
+    most_attempts: int = 5
+
+    def takes(self, record: Record) -> bool:
+        """Return whether a held record is one of these."""
+        at_seconds = record.timestamp_ms / 1000
+        if (self.since is not None and at_seconds < self.since.timestamp()) or (
+            self.until is not None and at_seconds >= self.until.timestamp()
+        ):
+            return False
+        if self.reasons and (wire.last(record.headers, wire.REASON) or "") not in self.reasons:
+            return False
+        if self.model is not None and wire.last(record.headers, wire.MODEL) != self.model:
+            return False
+        if (self.p_from, self.p_to) == (0.0, 1.0):
+            return True
+        said = wire.last(record.headers, wire.P_CHOSEN)
+        return said is not None and self.p_from <= float(said) <= self.p_to
+
+
+class Again(NamedTuple):
+    """A held record, as it came in, with what it says now and what has been decided of it."""
+
+    held: Record
+    record: Record
+    value: bytes
+    decision: Decision
+    is_json: bool
+
+
+def replay(tables: Any, wanted: Wanted, *, transform: str | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Judge held records again and let go what passes; return counts. Raises SettingInvalid, ModelRefused, KafkaRefused.
+
+    dry_run: everything but writing, and nobody is fenced. transform: `MODULE:FUNCTION` that is given a value and returns another one,
+    or None to leave the record alone.
+    """
+    change = _imported(transform)
+    rules = Rules.load(tables.gate.rules_file)
+    topics = tables.topics
+    cluster = look_at_cluster(tables.kafka, [topics.clean, topics.quarantine, topics.dead_letter, topics.verdicts], topics.quarantine)
+    judge = _judge(tables, rules)
+    counts: Counter[str] = Counter()
+    with ExitStack() as parts:
+        sink = None
+        if not dry_run:
+            sink = parts.enter_context(closing(Sink(tables.kafka, OWNER)))
+        known = _known(tables, wanted, counts)
+        releaser = Releaser(topics, cluster.partition_counts, tables.gate.partitioner)
+        progress = parts.enter_context(_progress())
+        task = progress.add_task("records judged again", total=None, told="")
+        chosen = _chosen(tables, wanted, known, counts)
+        while held := list(islice(chosen, AT_ONCE)):
+            found = _judged(held, judge, wanted, change, counts)
+            moved = [each for each in found if _moves(each, wanted)]
+            if sink is not None:
+                _commit(sink, [_messages(each, judge, releaser, topics) for each in moved], counts)
+            counts.update(str(each.decision.route) for each in moved)
+            counts["left"] += len(held) - len(moved)
+            progress.update(task, advance=len(held), told=f"{counts['clean']} to clean, {counts['left']} left")
+    names = ("read", "answered", "drawn", "attempts", "other", "transform-failed", "clean", "quarantine", "left", "unwritable")
+    return {"from": wanted.source, "dry_run": dry_run, **{name.replace("-", "_"): counts[name] for name in names}}
+
+
+def _known(tables: Any, wanted: Wanted, counts: Counter[str]) -> frozenset[str]:
+    """Return the decisions that are done with: answered by somebody, or replayed before."""
+    answered = {
+        verdict.decision_id for record in read_all(tables.kafka, tables.topics.verdicts) if (verdict := wire.read_verdict(record.value))
+    }
+    if wanted.source == "quarantine":
+        return frozenset(answered)
+    held = read_all(tables.kafka, tables.topics.quarantine)  # dead letters that have come as far as there
+    return frozenset(answered | {wire.last(each.headers, wire.DECISION_ID) or "" for each in held if _is_replayed(each)})
+
+
+def _is_replayed(record: Record) -> bool:
+    return wire.last(record.headers, wire.ORIGIN) == wire.ORIGIN_REPLAY.decode()
+
+
+def _chosen(tables: Any, wanted: Wanted, known: frozenset[str], counts: Counter[str]) -> Iterator[Record]:
+    """Yield the held records that are wanted and not done with, each decision once; counts why others are not."""
+    topic = tables.topics.quarantine if wanted.source == "quarantine" else tables.topics.dead_letter
+    seen: set[str] = set()
+    for record in read_all(tables.kafka, topic):
+        decision_id = wire.last(record.headers, wire.DECISION_ID)
+        if decision_id is None or _place_of(decision_id) is None:
+            continue  # not the gate's
+        counts["read"] += 1
+        if not wanted.takes(record):
+            counts["other"] += 1
+        elif decision_id in known or decision_id in seen:
+            counts["answered"] += 1
+        elif wire.last(record.headers, wire.LOTTERY) == Lottery.FLAT:
+            counts["drawn"] += 1
+        elif wire.attempt_of(record.headers) >= wanted.most_attempts:
+            counts["attempts"] += 1
+        else:
+            seen.add(decision_id)
+            yield record
+
+
+def _judged(held: list[Record], judge: Judge, wanted: Wanted, change: Transform | None, counts: Counter[str]) -> list[Again]:
+    """Return what the rules and the model of now say, of all that the transform returns a value for."""
+    changed: list[tuple[Record, Record, bytes]] = []
+    for each in held:
+        value = _changed(each, change, counts)
+        if value is not None:
+            changed.append((each, _as_it_came(each)._replace(value=value), value))
+    read = judge.read([record for _, record, _ in changed])
+    decisions = judge.decide(read, explain=wanted.source == "dead-letter")
+    contents = [read.content(place) for place in range(len(changed))]
+    return [
+        Again(*each, decision, isinstance(content, Content) and content.is_json)
+        for each, decision, content in zip(changed, decisions, contents, strict=True)
+    ]
+
+
+def _changed(held: Record, change: Transform | None, counts: Counter[str]) -> bytes | None:
+    if held.value is None or wire.last(held.headers, wire.REASON) == Reason.UNWRITABLE:
+        return None  # its bytes are in the input topic alone
+    if change is None:
+        return held.value
+    try:
+        value = change(held.value)
+    except Exception:  # noqa: BLE001 - somebody else's code fails on one record, and the others go on
+        value = None
+        counts["transform-failed"] += 1
+    return value if isinstance(value, bytes) else None
+
+
+def _moves(again: Again, wanted: Wanted) -> bool:
+    """Return whether a record leaves where it lies: nothing is written twice to the topic that it is on."""
+    route = again.decision.route
+    return route is Route.CLEAN or (route is Route.QUARANTINE and wanted.source == "dead-letter")
+
+
+def _messages(again: Again, judge: Judge, releaser: Releaser, topics: Any) -> list[Outgoing]:
+    """Return where a record goes and, if that is clean, the event that tells everybody so."""
+    held, record, value, decision, is_json = again
+    topic_id = wire.last(held.headers, wire.TOPIC_ID) or ""
+    model = judge.model
+    label, digest, threshold = (None, None, None) if model is None else (model.label, model.digest, model.threshold)
+    shared = wire.constants({record.topic: topic_id}, threshold, label, digest, judge.rules.digest)
+    headers = wire.replay_headers(held, record, decision, shared)
+    if decision.route is not Route.CLEAN:
+        return [releaser.replayed(held, topics.quarantine, value, headers)]
+    verdict = Verdict(
+        record.decision_id, topic_id, is_right=True, reviewer=REVIEWER, time_ms=int(time.time() * 1000),
+        key=held.key, value=held.value or b"", content_type="json" if is_json else "text",
+        p_chosen=decision.p_chosen, threshold=threshold, model_digest=digest, reason=str(decision.reason),
+        source=REPLAY, propensity=1.0, lottery=None, blind=False, correction=None if value == held.value else value,
+    )  # fmt: skip
+    return [releaser.event(verdict), releaser.replayed(held, topics.clean, value, headers)]
+
+
+def _commit(sink: Sink, found: list[list[Outgoing]], counts: Counter[str]) -> None:
+    """Write in one transaction, patiently; what the broker refuses for its own sake is found by halving and left."""
+    if not found:
+        return
+    for tries in range(_TRIES):
+        try:
+            sink.commit([message for each in found for message in each], {}, None)
+        except RecordRefused:
+            if len(found) == 1:
+                counts["unwritable"] += 1
+                return
+            middle = len(found) // 2
+            _commit(sink, found[:middle], counts)
+            _commit(sink, found[middle:], counts)
+            return
+        except TransactionAborted as error:
+            if tries == _TRIES - 1:
+                raise KafkaRefused(f"Kafka does not take what is replayed: {error}; run it again, what is done is left alone") from error
+            time.sleep(_PAUSE_SECONDS)
+        except StartOver as error:
+            raise KafkaRefused(f"whether Kafka has taken the last {len(found)} records is not known: {error}; run it again") from error
+        except GateFenced as error:
+            raise GateFenced(f"another owner of {OWNER} has taken over, `winnow review` or a second replay; run one at a time") from error
+        else:
+            return
+
+
+def _judge(tables: Any, rules: Rules) -> Judge:
+    if tables.gate.mode == "rules":
+        return Judge(tables.gate, rules, None)
+    from stream.live_model import load_live_model  # noqa: PLC0415 - torch takes seconds: what can be refused without it was
+
+    return Judge(tables.gate, rules, load_live_model(Registry(tables.registry).verified(tables.gate.model), tables.gate))
+
+
+def _place_of(decision_id: str) -> tuple[str, int, int] | None:
+    topic, *place = decision_id.rsplit(":", 2)
+    return (topic, int(place[0]), int(place[1])) if len(place) == 2 and all(part.isdecimal() for part in place) else None  # noqa: PLR2004
+
+
+def _as_it_came(held: Record) -> Record:
+    """Return the record under the name of its decision, with the producer's headers alone."""
+    place = _place_of(wire.last(held.headers, wire.DECISION_ID) or "")
+    assert place is not None  # noqa: S101 - _chosen has left the others out
+    return held._replace(topic=place[0], partition=place[1], offset=place[2], headers=wire.split(held.headers)[0])
+
+
+def _imported(name: str | None) -> Transform | None:
+    """Return the function that `MODULE:FUNCTION` names, from where the command is run. Raises SettingInvalid."""
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingInvalid(f"--transform {name}: MODULE:FUNCTION is wanted, and this is what Python says: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise SettingInvalid(f"--transform {name}: {function} is no function")
+    return found  # type: ignore[no-any-return]
+
+
+def _progress() -> Progress:
+    columns = (*Progress.get_default_columns()[:1], TextColumn("{task.completed} {task.fields[told]}"))
+    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
