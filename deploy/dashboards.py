@@ -1,5 +1,7 @@
 """The Grafana dashboards: `python -m deploy.dashboards` writes them, `--check` fails when one is out of date or asks for what nobody serves.
 
+The chart can read nothing outside its own directory, so it has copies of them and of Prometheus's rules.
+
 In a question `{}` stands for the namespace that the reader has chosen, `{,` for the same with more behind it.
 """
 
@@ -13,7 +15,8 @@ from stream.metrics import GateMetrics
 from stream.rules import Rules
 from trainer.metrics import TrainMetrics
 
-HERE = Path(__file__).parent / "grafana" / "dashboards"
+DEPLOY = Path(__file__).parent
+HERE = DEPLOY / "grafana" / "dashboards"
 GREEN_RED, RED_GREEN = (("green", None), ("red", 1.0)), (("red", None), ("green", 1.0))
 RATE = "$__rate_interval"
 
@@ -262,21 +265,25 @@ def wrong_with(boards: tuple[Board, ...]) -> list[str]:
     return found
 
 
+def files() -> dict[Path, str]:
+    """Return every file that is made here, and what it must hold."""
+    chart, rules = DEPLOY / "helm" / "winnow" / "files", DEPLOY / "prometheus" / "rules.yaml"
+    boards = {f"{board.uid}.json": json.dumps(as_json(board, BOARDS), indent=1, ensure_ascii=False) + "\n" for board in BOARDS}
+    copies = {place / name: text for place in (HERE, chart / "dashboards") for name, text in boards.items()}
+    return {**copies, chart / "rules.yaml": rules.read_text()}
+
+
 def main() -> None:
-    """Write the dashboards, or with --check say what is wrong with them."""
-    texts = {f"{board.uid}.json": json.dumps(as_json(board, BOARDS), indent=1, ensure_ascii=False) + "\n" for board in BOARDS}
-    wrong = wrong_with(BOARDS)
+    """Write the files, or with --check say what is wrong with them."""
+    wanted, wrong = files(), wrong_with(BOARDS)
     if "--check" in sys.argv:
-        present = {path.name: path.read_text() for path in HERE.glob("*.json")}
-        wrong += [
-            f"{name} is out of date; run `make docs`"
-            for name in sorted(texts.keys() | present.keys())
-            if present.get(name) != texts.get(name)
-        ]
+        there = {path for place in {path.parent for path in wanted} for path in place.iterdir() if path.is_file()}
+        stale = [path for path in there | wanted.keys() if not path.is_file() or path.read_text() != wanted.get(path)]
+        wrong += [f"{path.relative_to(DEPLOY.parent)} is out of date; run `make docs`" for path in sorted(stale)]
     else:
-        HERE.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (HERE / name).write_text(text)
+        for path, text in wanted.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
     if wrong:
         sys.exit("\n".join(wrong))
 
