@@ -5,11 +5,7 @@ says so for each. The last line is one JSON object.
 """
 
 import argparse
-import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,6 +18,7 @@ from bench.machine import keep
 from bench.starters import published_starter, readable
 from demo.broker import temporary_broker
 from demo.ledger import messages
+from demo.processes import end, start
 from demo.twins import Twin
 from foundation.errors import WinnowError
 from stream import wire
@@ -30,6 +27,7 @@ from stream.config import KafkaSettings, TopicSettings
 
 PARTITIONS = 4
 _DIFFERENT = 5_000
+_PATIENCE_SECONDS = 1_800
 
 
 def hold(kafka: KafkaSettings, topics: TopicSettings, twins: list[Twin], records: int, partitions: int = PARTITIONS) -> None:
@@ -53,16 +51,16 @@ def replayed_once(kafka: KafkaSettings, topics: TopicSettings, config: Path, kil
     begun = time.monotonic()
     done = killed = 0
     while killed < kills:
-        process = _start(config)
+        process = start("replay", config)
         enough = done + rng.randint(1, 1_500)
         while process.poll() is None and (done := _events(kafka, topics)) < enough:
             time.sleep(0.05)
         if process.poll() is not None:
             raise WinnowError(f"the replay ended with {process.returncode} before it could be killed {kills} times: give it more records")
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        end(process)
         killed += 1
-    told, _ = _start(config).communicate(timeout=1_800)
+    told, _ = start("replay", config).communicate(timeout=_PATIENCE_SECONDS)
     on_clean = Counter(_decision(message) for message in messages(kafka.bootstrap_servers, topics.clean))
     said = Counter(
         verdict.decision_id for m in messages(kafka.bootstrap_servers, topics.verdicts) if (verdict := wire.read_verdict(m.value()))
@@ -74,10 +72,6 @@ def replayed_once(kafka: KafkaSettings, topics: TopicSettings, config: Path, kil
         "events_twice": sum(times > 1 for times in said.values()), "last_run": told.strip().splitlines()[-1:],
         "seconds": round(time.monotonic() - begun, 1),
     }  # fmt: skip
-
-
-def _start(config: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-m", "winnow", "replay", "--config", str(config)], stdout=subprocess.PIPE, text=True)
 
 
 def _events(kafka: KafkaSettings, topics: TopicSettings) -> int:

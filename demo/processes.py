@@ -27,7 +27,7 @@ def start(command: str, config: Path) -> "subprocess.Popen[str]":
     """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "winnow", command, "--config", str(config)],
+        [sys.executable, "-m", "winnow", *command.split(), "--config", str(config)],
         stdout=subprocess.PIPE,
         text=True,
         env=environment,

@@ -21,6 +21,8 @@ log = logging.getLogger("winnow.kafka")
 CALL_TIMEOUT_SECONDS = 10.0
 EXTRA_BYTES = 65_536
 _RECORD_SECONDS = 2.0
+_PROBE_SECONDS = 3.0
+_REFUSED = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001
 Administrator = AdminClient
 NO_LIMIT = "9223372036854775807"
 DEFAULT_PARTITIONS = 4
@@ -34,8 +36,26 @@ class Cluster(NamedTuple):
 
 
 def base_config(settings: KafkaSettings) -> dict[str, Any]:
-    """Return what every client shares: brokers, our pass-through settings, and logs by way of Python."""
-    return {"bootstrap.servers": settings.bootstrap_servers, "client.id": "winnow", "log_level": 3, **settings.extra}
+    """Return what every client shares: brokers, our pass-through settings with their secrets. Raises SettingInvalid."""
+    return {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "client.id": "winnow",
+        "log_level": 3,
+        **settings.extra,
+        **secrets_of(settings),
+    }
+
+
+def secrets_of(settings: KafkaSettings) -> dict[str, str]:
+    """Return what the files of `kafka.secrets` hold, less the end of their last line. Raises SettingInvalid."""
+    found = {}
+    for name, path in settings.secrets.items():
+        try:
+            found[name] = path.read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            raise SettingInvalid(f'kafka.secrets."{name}" = {path} cannot be read: {why}') from error
+    return found
 
 
 def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topic: str) -> Cluster:
@@ -64,9 +84,22 @@ def list_topics(admin: AdminClient, settings: KafkaSettings) -> dict[str, int]:
     except KafkaException as error:
         raise BrokerUnreachable(
             f"no broker answered at kafka.bootstrap_servers = {settings.bootstrap_servers} within "
-            f"kafka.connect_timeout_seconds = {settings.connect_timeout_seconds:g}: {error.args[0].str()}"
+            f"kafka.connect_timeout_seconds = {settings.connect_timeout_seconds:g}: {_why(settings) or error.args[0].str()}"
         ) from error
     return {name: len(topic.partitions) for name, topic in metadata.topics.items()}
+
+
+def _why(settings: KafkaSettings) -> str:
+    """Return what the client says of its connections: that a login or a certificate is refused, a call that times out does not tell."""
+    said: list[KafkaError] = []
+    probe = AdminClient({**base_config(settings), "error_cb": said.append}, logger=log)
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while time.monotonic() < deadline:
+        probe.poll(0.1)
+        refused = next((each for each in said if each.code() in _REFUSED), None)
+        if refused is not None:
+            return str(refused.str())
+    return ""
 
 
 def record_of(message: Message) -> Record:

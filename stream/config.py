@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,13 +30,16 @@ class KafkaSettings(Table):
     extra: dict[str, str] = {}
     """Settings passed to librdkafka as they are; isolation, auto-commit, ids and idempotence may not be touched."""
 
-    @field_validator("extra")
+    secrets: dict[str, Path] = {}
+    """Files with the values of librdkafka settings that nobody should read here, such as `"sasl.password" = "/run/secrets/kafka"`."""
+
+    @field_validator("extra", "secrets")
     @classmethod
-    def _leaves_ours_alone(cls, extra: dict[str, str]) -> dict[str, str]:
+    def _leaves_ours_alone(cls, given: dict[str, Any]) -> dict[str, Any]:
         for name in _OURS:
-            if name in extra:
+            if name in given:
                 raise ValueError(f"{name} belongs to winnow: changing it would break exactly-once")
-        return extra
+        return given
 
 
 class TopicSettings(Table):
