@@ -10,6 +10,7 @@ WinnowError                       1  a bug, unless a leaf says otherwise
 ├── ModelRefused                  4  a checkpoint or the registry cannot be trusted
 │   ├── VersionMissing            4
 │   ├── FileChanged               4
+│   ├── SignatureInvalid          4  a version that nobody signed whom the settings trust
 │   ├── RegistryUnreachable       4  an object store that does not answer, or refuses
 │   └── FingerprintDiffers        4
 ├── StoreTaken                    3  another review service writes into the store
@@ -74,6 +75,10 @@ class VersionMissing(ModelRefused):
 
 class FileChanged(ModelRefused):
     """A file of a version is missing, extra or differs from its digest in the manifest."""
+
+
+class SignatureInvalid(ModelRefused):
+    """A version is not signed, or not by the key that the settings name."""
 
 
 class RegistryUnreachable(ModelRefused):

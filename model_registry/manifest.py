@@ -14,6 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from foundation.errors import FileChanged, ModelRefused
 
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"
+BESIDE = frozenset({MANIFEST, SIGNATURE})
+"""What lies beside the files that a manifest lists."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -98,9 +101,9 @@ def digest_of_file(path: Path) -> str:
 
 
 def files_of(directory: Path) -> dict[str, str]:
-    """Return the digest of every file below, by relative name, the manifest apart."""
+    """Return the digest of every file below, by relative name, manifest and signature apart."""
     names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    return {name: digest_of_file(directory / name) for name in names if name != MANIFEST}
+    return {name: digest_of_file(directory / name) for name in names if name not in BESIDE}
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
@@ -112,8 +115,8 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 
 
 def verify_names(where: str, present: Iterable[str], manifest: Manifest) -> None:
-    """Check that the files present are those of the manifest, which is not counted. Raises FileChanged naming one."""
-    found = set(present) - {MANIFEST}
+    """Check that the files present are those of the manifest; itself and the signature are not counted. Raises FileChanged naming one."""
+    found = set(present) - BESIDE
     for name in sorted(set(manifest.files) - found):
         raise FileChanged(f"{where}/{name} is missing; the manifest lists it")
     for name in sorted(found - set(manifest.files)):

@@ -20,7 +20,16 @@ from pathlib import Path, PurePosixPath
 from foundation.cache import cache_directory
 from foundation.errors import FileChanged, ModelRefused
 from model_registry.bucket import Bucket
-from model_registry.manifest import MANIFEST, Manifest, digest_of_bytes, digest_of_file, verify_digest, verify_files, verify_names
+from model_registry.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    Manifest,
+    digest_of_bytes,
+    digest_of_file,
+    verify_digest,
+    verify_files,
+    verify_names,
+)
 
 MOST_TRIES = 100
 _PAUSE_SECONDS = 0.02
@@ -89,6 +98,8 @@ class ObjectStore:
         number = self._claim()
         for name in manifest.files:
             self._bucket.upload(f"versions/{number}/{name}", prepared / name)
+        if (prepared / SIGNATURE).is_file():
+            self._bucket.upload(f"versions/{number}/{SIGNATURE}", prepared / SIGNATURE)
         path, content = f"versions/{number}/{MANIFEST}", manifest.to_bytes()
         if not self._bucket.put(path, content, "create") and self.manifest(number) != content:
             raise ModelRefused(f"{self.place}/{path} was written by somebody else, who had not claimed {number}")
@@ -147,6 +158,10 @@ class ObjectStore:
             seen[name] = tags[name]
             aside.write_text(json.dumps(seen))
             aside.rename(notes)
+        (copy / SIGNATURE).unlink(missing_ok=True)
+        if SIGNATURE in tags:
+            self._bucket.download(f"versions/{number}/{SIGNATURE}", aside)
+            aside.rename(copy / SIGNATURE)
         if not (copy / MANIFEST).is_file() or (copy / MANIFEST).read_bytes() != content:
             aside.write_bytes(content)
             aside.rename(copy / MANIFEST)

@@ -13,7 +13,8 @@ from foundation.errors import ModelRefused, SettingInvalid, VersionMissing
 from model_registry.aliases import Alias, Mark, mark_of, marks_to_bytes, moved, parse_alias, parse_marks
 from model_registry.config import RegistrySettings
 from model_registry.files import FileStore
-from model_registry.manifest import MANIFEST, Manifest, digest_of_bytes, digest_of_file, parse_manifest, verify_digest
+from model_registry.manifest import BESIDE, MANIFEST, Manifest, digest_of_bytes, digest_of_file, parse_manifest, verify_digest
+from model_registry.signing import check_signature, sign
 from model_registry.store import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -42,6 +43,7 @@ class Registry:
         """Take the store of `registry.url`; nothing is created before something is published. Raises SettingInvalid."""
         self.name = settings.name
         self._store = _store_of(settings.url)
+        self._signing_key, self._public_key = settings.signing_key, settings.public_key
 
     @property
     def place(self) -> str:
@@ -69,9 +71,14 @@ class Registry:
         return Version(number, self._store.directory(number, digest), manifest, digest)
 
     def verified(self, reference: str) -> Version:
-        """Return a version after checking the digest of every file of it. Raises FileChanged naming the file."""
+        """Return a version after checking the digest of every file of it, and its signature where a key is set.
+
+        Raises FileChanged naming the file, SignatureInvalid.
+        """
         version = self.resolve(reference)
         self._store.check(version.number, version.digest, version.manifest)
+        if self._public_key is not None:
+            check_signature(version.directory, self._public_key, f"{self._store.place}/versions/{version.number}")
         return version
 
     def read(self, version: Version, name: str) -> bytes | None:
@@ -83,11 +90,19 @@ class Registry:
         return content
 
     def publish(self, prepared: Path, manifest: Manifest) -> Version:
-        """Keep a prepared directory as the next version, manifest last, and return it; the source stays.
+        """Keep a prepared directory as the next version, manifest last, and return it, signed where a key is set; the source stays.
 
-        Raises ModelRefused if the prepared files are not those of the manifest.
+        Raises ModelRefused if the prepared files are not those of the manifest, SettingInvalid if the key cannot sign.
         """
-        return self.resolve(str(self._store.add(prepared, manifest)))
+        if self._signing_key is None:
+            return self.resolve(str(self._store.add(prepared, manifest)))
+        try:
+            (prepared / MANIFEST).write_bytes(manifest.to_bytes())
+            sign(prepared, self._signing_key)
+            return self.resolve(str(self._store.add(prepared, manifest)))
+        finally:
+            for name in BESIDE:
+                (prepared / name).unlink(missing_ok=True)
 
     def aliases(self) -> dict[str, int]:
         """Return where every alias points."""
