@@ -1,6 +1,6 @@
 """Every header name and message format, both ways; nothing else knows a header's name.
 
-Enters: records, decisions, what is constant about the gate. Leaves: header lists as Kafka takes them. Contract version 2.
+Enters: records, decisions, what is constant about the gate. Leaves: header lists as Kafka takes them. Contract version 3.
 """
 
 import json
