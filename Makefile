@@ -41,9 +41,9 @@ docs: $(READY) ## write the generated pages and dashboards again
 	@$(BIN)/python -m deploy.dashboards
 
 pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, moto's and the last TRL with PPO for the tests and the benchmarks' peers
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev -c constraints.in pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev --extra traces -c constraints.in pyproject.toml -o requirements.txt
 	@grep -E '^[a-zA-Z0-9_.-]+==' requirements.txt | sed 's/ *\\$$//' > $(VENV)/pinned.txt
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt pyproject.toml -o requirements-run.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra traces -c $(VENV)/pinned.txt pyproject.toml -o requirements-run.txt
 	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
 	@printf 'trl==1.12.0\n' | $(BIN)/uv pip compile -q --no-deps --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-ppo.txt
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt

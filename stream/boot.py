@@ -24,6 +24,7 @@ from stream.metrics import GateMetrics, Health, MetricsServer
 from stream.reading_process import COLLECT_EVERY
 from stream.route import Router
 from stream.rules import Rules
+from stream.traces import Tracer
 from stream.transaction import Instance, Sink
 
 if TYPE_CHECKING:
@@ -97,7 +98,10 @@ def run_with_model(
         follower = Follower(versions, gate, make, service, metrics)
         open_parts.callback(follower.stop)
         router = Router(topics, cluster.partition_counts, gate.partitioner, gate.observe_audit if gate.mode == "observe" else None)
-        running = Gate(source, sink, service, follower, router, metrics, health, gate, step)
+        tracer = None if gate.traces is None else Tracer(gate.traces, instance.name)
+        if tracer is not None:
+            open_parts.callback(tracer.close)
+        running = Gate(source, sink, service, follower, router, metrics, health, gate, step, tracer)
         gc.freeze()  # what lives now lives for ever
         gc.set_threshold(*COLLECT_EVERY)
         sys.setswitchinterval(_SWITCH_SECONDS)

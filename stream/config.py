@@ -102,6 +102,9 @@ class GateSettings(Table):
     """Port of /metrics, /livez and /readyz on 127.0.0.1 (plus the slot of further gates on a host); 0 turns them off."""
     metrics_bind: str = "127.0.0.1"
     """Address that /metrics, /livez and /readyz listen on."""
+    traces: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """OTLP address of an OpenTelemetry collector, such as http://127.0.0.1:4318/v1/traces: a span for every batch, linked to the
+    sampled `traceparent` of its records. Unset sends nothing; the header leaves as it came in any case."""
     mode: Literal["enforce", "observe", "rules"] = "enforce"
     """`enforce` sorts; `observe` sends everything to clean and says what it would have done; `rules` uses no model."""
     model: str = "champion"

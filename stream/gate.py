@@ -25,6 +25,7 @@ from stream.metrics import GateMetrics, Health
 from stream.read import Read
 from stream.records import Decision, Reason, Record, Route
 from stream.route import Outgoing, Router
+from stream.traces import Tracer
 from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborted
 
 log = logging.getLogger("winnow.gate")
@@ -56,6 +57,7 @@ class Batch:
     tenures: dict[Place, int | None]
     service: Service
     routed: "Future[Routed]"
+    polled_ns: int
 
 
 class Gate:
@@ -72,8 +74,10 @@ class Gate:
         health: Health,
         settings: GateSettings,
         step: Step = lambda at: None,
+        tracer: Tracer | None = None,
     ) -> None:
         """Put the stages together; `step` hears where the loop is, for faults that tests inject."""
+        self._tracer = tracer
         self._source = source
         self._sink = sink
         self._service = service
@@ -172,7 +176,7 @@ class Gate:
         read = self._host.submit(self._timed_read, service, records)
         routed = self._device.submit(lambda: self._timed_judge(service, records, read))
         tenures = {place: self._source.tenure(*place) for place in _offsets(records)}
-        self._in_flight.append(Batch(records, tenures, service, routed))
+        self._in_flight.append(Batch(records, tenures, service, routed, time.time_ns()))
 
     def _timed_read(self, service: Service, records: list[Record]) -> Read:
         with self._metrics.timed("read"):
@@ -334,6 +338,8 @@ class Gate:
         metrics.batch_records.observe(len(records))
         metrics.count(decisions)
         self._guards.committed(batch.service.judge, decisions)
+        if self._tracer is not None:
+            self._tracer.committed(records, decisions, batch.service.judge, batch.polled_ns)
         now = time.time()
         metrics.last_commit_seconds.set(now)
         metrics.end_to_end_seconds.observe(np.maximum(0.0, now - np.array([record.timestamp_ms for record in records]) / 1000))

@@ -15,14 +15,15 @@ import pytest
 from obstore.exceptions import PreconditionError
 from obstore.store import MemoryStore
 
-from foundation.errors import FileChanged, ModelRefused, SettingInvalid, VersionMissing
+from foundation.errors import FileChanged, ModelRefused, SettingInvalid, SignatureInvalid, VersionMissing
 from model_registry.config import RegistrySettings
-from model_registry.manifest import files_of
+from model_registry.manifest import SIGNATURE, files_of
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from review.models import Models
 from review.shadow import Gates
 from tests.integration.conftest import wait_until
 from tests.unit.test_registry import manifest
+from tests.unit.test_signing import keys
 
 pytestmark = pytest.mark.integration
 PUBLISH = """
@@ -413,3 +414,18 @@ def test_the_model_page_reads_the_report_alone(in_bucket: Registry, tmp_path: Pa
 
 def assert_is(found: object, wanted: object) -> None:
     assert found == wanted
+
+
+def test_a_signed_version_is_trusted_from_a_bucket_too(s3_url: str, tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "ours")
+    place = prepared(tmp_path / "bundle", "weights")
+    signer = Registry(RegistrySettings(url=s3_url, signing_key=private))
+    trusting = Registry(RegistrySettings(url=s3_url, public_key=public))
+    signed = signer.publish(place, manifest(files_of(place)))
+    assert publish(opened(s3_url), tmp_path / "other", "unsigned") == 2
+    assert trusting.verified("1").digest == signed.digest
+    with pytest.raises(SignatureInvalid, match="versions/2 is not signed"):
+        trusting.verified("2")
+    store(signer).delete(f"versions/1/{SIGNATURE}")
+    with pytest.raises(SignatureInvalid, match="versions/1 is not signed"):
+        trusting.verified("1")
