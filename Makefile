@@ -7,7 +7,7 @@ PEERS := $(VENV)/.peers
 QUIX := $(VENV)/.quix
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-gate bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -49,7 +49,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-scale bench-scoring bench-train bench-crash bench-replay bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-scale bench-scoring bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
 	@$(BIN)/python -m bench.gate $(ARGS)
@@ -76,6 +76,9 @@ bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothin
 
 bench-replay: $(READY) ## 100,000 held records replayed, the command killed 3 times: each moved once
 	@$(BIN)/python -m bench.replay $(ARGS)
+
+bench-faults: $(READY) ## the broker restarted, killed and paused, partitions added, registry gone, disk full, a backlog of 1 GB: nothing lost
+	@$(BIN)/python -m bench.faults $(ARGS)
 
 bench-swap: $(READY) ## 20 hot swaps under load, 5 of them refused: nothing lost, every output names who scored it
 	@$(BIN)/python -m bench.swap

@@ -1,0 +1,295 @@
+"""Faults under load: the broker restarted and paused, the registry's disk full, partitions added, a backlog of 1 GB.
+
+Each fault meets a gate with a model, an even load and Prometheus with the deployed alerts, whose pending ones count: they would fire after
+their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated. Full rate is back when what waits is
+less than two seconds of the load. The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from bench.gate_process import topics_of
+from bench.load import feed, fill
+from bench.machine import keep
+from bench.starters import published_starter, readable
+from demo.broker import Broker, free_port, start_broker
+from demo.ledger import read_ledger
+from demo.processes import die_with_parent, end, start
+from foundation.errors import WinnowError
+from model_registry.config import RegistrySettings
+from model_registry.registry import Registry
+from stream.cluster import base_config, make_topics, records_waiting
+from stream.config import KafkaSettings, TopicSettings
+
+PARTITIONS = 4
+PER_SECOND = 150
+GIGABYTE = 1_000_000_000
+_SETTLE_SECONDS, _MOST_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 3
+RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules.yaml"
+
+
+class Scene(NamedTuple):
+    """What a fault may touch."""
+
+    place: Path
+    broker: Broker
+    port: int
+    kafka: KafkaSettings
+    topics: TopicSettings
+    registry: Path
+
+
+Cause = Callable[[Scene], None]
+
+
+def broker_restarted(scene: Scene) -> None:
+    """Stop the broker under load and start it again on the same data."""
+    scene.broker.stop()
+    time.sleep(5)
+    again = start_broker(scene.port, scene.broker.directory)
+    scene.broker.process = again.process
+
+
+def broker_killed(scene: Scene) -> None:
+    """Kill the broker, as a machine that loses power does, and start it again on the same data."""
+    scene.broker.process.kill()
+    scene.broker.process.wait()
+    again = start_broker(scene.port, scene.broker.directory)
+    scene.broker.process = again.process
+
+
+def broker_paused(scene: Scene) -> None:
+    """Stop the broker's process for a minute without closing a connection."""
+    os.kill(scene.broker.process.pid, signal.SIGSTOP)
+    time.sleep(60)
+    os.kill(scene.broker.process.pid, signal.SIGCONT)
+
+
+def partitions_added(scene: Scene) -> None:
+    """Give the input and the outputs two more partitions each."""
+    admin = AdminClient(base_config(scene.kafka))
+    wanted = [NewPartitions(name, PARTITIONS + 2) for name in scene.topics.model_dump().values()]
+    for made in admin.create_partitions(wanted).values():
+        made.result(20)
+
+
+def registry_gone(scene: Scene) -> None:
+    """Take the registry away for half a minute, as an object store or a network disk goes."""
+    aside = scene.registry.with_suffix(".gone")
+    scene.registry.rename(aside)
+    time.sleep(30)
+    aside.rename(scene.registry)
+
+
+def disk_full(scene: Scene) -> None:
+    """Let a training publish into a registry whose disk is full; the version must not be there, and the champion must."""
+    registry = Registry(RegistrySettings(url=str(scene.registry)))
+    version = registry.verified("champion")
+    before = registry.versions()
+    with tempfile.TemporaryDirectory(prefix="winnow-full-") as name:
+        small = Path(name)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", name], check=True)
+        try:
+            full = Registry(RegistrySettings(url=str(small / "registry")))
+            prepared = scene.place / "prepared"
+            shutil.copytree(version.directory, prepared, ignore=shutil.ignore_patterns("manifest.json"))
+            try:
+                full.publish(prepared, version.manifest)
+            except OSError:
+                pass
+            else:
+                raise WinnowError("a full disk took a whole version")
+            if full.versions():
+                raise WinnowError(f"half a version is visible: {full.versions()}")
+        finally:
+            subprocess.run(["umount", name], check=True)
+    if registry.versions() != before:
+        raise WinnowError("the registry in service was touched")
+
+
+FAULTS: dict[str, Cause] = {
+    "broker restarted": broker_restarted,
+    "broker killed": broker_killed,
+    "broker paused 60 s": broker_paused,
+    "partitions added": partitions_added,
+    "registry gone 30 s": registry_gone,
+    "disk full at the registry": disk_full,
+}
+
+
+def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> dict[str, Any]:
+    """Let a gate under load meet a fault; return what came of it."""
+    place.mkdir()
+    copied = shutil.copytree(registry.url, place / "registry")
+    with ExitStack() as parts:
+        port = free_port()
+        broker = start_broker(port, place / "kafka")
+        parts.callback(broker.stop)
+        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("faults")
+        make_topics(kafka, topics, PARTITIONS)
+        scene = Scene(place, broker, port, kafka, topics, copied)
+        metrics, config = free_port(), place / "winnow.toml"
+        config.write_text(_settings(scene, metrics))
+        gate = start("gate", config)
+        parts.callback(end, gate)
+        address = parts.enter_context(_prometheus(place, metrics))
+        context = get_context("spawn")
+        over = context.Event()
+        load = context.Process(target=feed, args=(kafka, topics.records, PER_SECOND, over), daemon=True)
+        load.start()
+        _until(lambda: _waiting(scene) < 2 * PER_SECOND and _committed(metrics) > 0, "the gate to keep up before the fault")
+        time.sleep(_SETTLE_SECONDS)
+        cause(scene)
+        ended = time.monotonic()
+        _until(lambda: _waiting(scene) < 2 * PER_SECOND, f"the gate to catch up after: {name}")
+        back_seconds = time.monotonic() - ended
+        alerts = _alerts(address)
+        ended_by_itself = gate.poll()
+        over.set()
+        load.join(60)
+        _until(lambda: _waiting(scene) == 0, "the last record")
+        time.sleep(_IDLE_SECONDS)
+        ledger = read_ledger(broker.address, topics)
+    return {
+        "fault": name, "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
+        "disordered": ledger.disordered, "back_seconds": round(back_seconds, 1), "gate_ended": ended_by_itself, "alerts": alerts,
+    }  # fmt: skip
+
+
+def backlog(place: Path, registry: RegistrySettings) -> dict[str, Any]:
+    """Judge a backlog of 1 GB with rules alone, from the first record to the last."""
+    place.mkdir()
+    with ExitStack() as parts:
+        broker = start_broker(free_port(), place / "kafka")
+        parts.callback(broker.stop)
+        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("backlog")
+        make_topics(kafka, topics, PARTITIONS)
+        twins = readable(2_000, 0)
+        records = int(GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
+        fill(kafka, topics.records, records)
+        scene = Scene(place, broker, 0, kafka, topics, Path(registry.url))
+        metrics, config = free_port(), place / "winnow.toml"
+        config.write_text(_settings(scene, metrics) + 'mode = "rules"\n')
+        begun = time.monotonic()
+        gate = start("gate", config)
+        parts.callback(end, gate)
+        _until(lambda: _committed(metrics) > 0 and _waiting(scene) == 0, "the backlog to be judged", 1_200.0)
+        seconds = time.monotonic() - begun
+        time.sleep(_IDLE_SECONDS)
+        ledger = read_ledger(broker.address, topics)
+    return {
+        "fault": "backlog of 1 GB", "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
+        "disordered": ledger.disordered, "seconds": round(seconds, 1), "records_per_second": round(ledger.records / seconds),
+    }  # fmt: skip
+
+
+def _settings(scene: Scene, metrics_port: int) -> str:
+    named = "".join(f'{name} = "{value}"\n' for name, value in scene.topics.model_dump().items())
+    return (
+        f'[kafka]\nbootstrap_servers = "{scene.kafka.bootstrap_servers}"\n[topics]\n{named}[registry]\nurl = "{scene.registry}"\n'
+        f'[gate]\ngroup = "faults"\nmetrics_port = {metrics_port}\nthreads = 1\n'
+    )
+
+
+def _waiting(scene: Scene) -> float:
+    """Return how many records wait for the group; endlessly many while Kafka does not answer."""
+    counts = AdminClient({**base_config(scene.kafka), "socket.timeout.ms": 2_000})
+    try:
+        known = counts.list_topics(scene.topics.records, timeout=2).topics[scene.topics.records].partitions
+        return records_waiting(scene.kafka, scene.topics.records, len(known), "faults")
+    except Exception:  # noqa: BLE001 - a broker that is away is what is looked at
+        return float("inf")
+
+
+def _committed(port: int) -> float:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:
+        return 0.0
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("winnow_records_total"))
+
+
+def _until(is_so: Callable[[], bool], what: str, most_seconds: float = _MOST_SECONDS) -> None:
+    deadline = time.monotonic() + most_seconds
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise WinnowError(f"waited {most_seconds:.0f} s in vain for {what}")
+        time.sleep(0.5)
+
+
+@contextmanager
+def _prometheus(place: Path, port: int) -> Iterator[str | None]:
+    """Run Prometheus with the deployed alerts, where it is installed; yields its address."""
+    server = shutil.which("prometheus")
+    if server is None:
+        yield None
+        return
+    listens = free_port()
+    scraped = [{"job_name": "gate", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}]
+    config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(RULES)], "scrape_configs": scraped}
+    (place / "prometheus.json").write_text(json.dumps(config))  # JSON is YAML
+    command = [
+        server,
+        f"--config.file={place}/prometheus.json",
+        f"--storage.tsdb.path={place}/tsdb",
+        f"--web.listen-address=127.0.0.1:{listens}",
+    ]
+    with (
+        (place / "prometheus.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent) as process,  # noqa: PLW1509
+    ):
+        try:
+            yield f"http://127.0.0.1:{listens}"
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _alerts(address: str | None) -> list[str] | None:
+    """Return the alerts of gates that were pending or firing in the last minutes; None without Prometheus."""
+    if address is None:
+        return None
+    asked = urllib.parse.urlencode({"query": 'max_over_time(ALERTS{alertname!~"Winnow(Review|Trainer).*"}[5m])'})
+    with urllib.request.urlopen(f"{address}/api/v1/query?{asked}", timeout=10) as answer:  # noqa: S310 - our own
+        return sorted({each["metric"]["alertname"] for each in json.loads(answer.read())["data"]["result"]})
+
+
+def main() -> None:
+    """Let a gate meet every fault, and print what came of each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=[*FAULTS, "backlog of 1 GB"])
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="winnow-faults-") as directory:
+        place = Path(directory)
+        registry = published_starter(place, readable(2_000, 0))
+        found = []
+        for number, (name, cause) in enumerate(FAULTS.items()):
+            if asked.only in (None, name):
+                found.append(meet(name, cause, place / str(number), registry))
+                print(json.dumps(found[-1]), flush=True)
+        if asked.only in (None, "backlog of 1 GB"):
+            found.append(backlog(place / "backlog", registry))
+            print(json.dumps(found[-1]), flush=True)
+    totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}
+    keep("faults", {**totals, "faults": found})
+
+
+if __name__ == "__main__":
+    main()
