@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -289,6 +290,8 @@ def main() -> None:
             print(json.dumps(found[-1]), flush=True)
     totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}
     keep("faults", {**totals, "faults": found})
+    if totals["lost"] or totals["repeated"]:
+        sys.exit("a record was lost or repeated")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ says so for each. The last line is one JSON object.
 
 import argparse
 import random
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -106,6 +107,8 @@ def main() -> None:
         config.write_text(f'[kafka]\nbootstrap_servers = "{broker.address}"\n[registry]\nurl = "{registry.url}"\n[gate]\nthreshold = 0.0\n')
         found = replayed_once(kafka, topics, config, asked.kills)
     keep("replay", found)
+    if found["lost"] or found["repeated"] or found["without_event"] or found["events_twice"]:
+        sys.exit("a record was lost or moved twice")
 
 
 if __name__ == "__main__":

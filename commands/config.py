@@ -22,11 +22,13 @@ def config_check(config: Config = None) -> None:
     settings = settings_from(config)
     from model_registry.registry import Registry
     from review.auth import check_bind, load_users
+    from stream.cluster import secrets_of
     from stream.rules import Rules
 
     Rules.load(settings.gate.rules_file)
     check_bind(settings.review, load_users(settings.review.users_file))
     Registry(settings.registry)
+    secrets_of(settings.kafka)
 
 
 @config_app.command("schema")

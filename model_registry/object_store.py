@@ -158,10 +158,11 @@ class ObjectStore:
             seen[name] = tags[name]
             aside.write_text(json.dumps(seen))
             aside.rename(notes)
-        (copy / SIGNATURE).unlink(missing_ok=True)
-        if SIGNATURE in tags:
+        if SIGNATURE in tags:  # another process may be looking at the one that is here: it is replaced in one step
             self._bucket.download(f"versions/{number}/{SIGNATURE}", aside)
             aside.rename(copy / SIGNATURE)
+        else:
+            (copy / SIGNATURE).unlink(missing_ok=True)
         if not (copy / MANIFEST).is_file() or (copy / MANIFEST).read_bytes() != content:
             aside.write_bytes(content)
             aside.rename(copy / MANIFEST)

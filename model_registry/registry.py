@@ -14,7 +14,7 @@ from model_registry.aliases import Alias, Mark, mark_of, marks_to_bytes, moved, 
 from model_registry.config import RegistrySettings
 from model_registry.files import FileStore
 from model_registry.manifest import BESIDE, MANIFEST, Manifest, digest_of_bytes, digest_of_file, parse_manifest, verify_digest
-from model_registry.signing import check_signature, sign
+from model_registry.signing import check_keys, check_signature, sign
 from model_registry.store import Store
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -44,6 +44,7 @@ class Registry:
         self.name = settings.name
         self._store = _store_of(settings.url)
         self._signing_key, self._public_key = settings.signing_key, settings.public_key
+        check_keys(self._signing_key, self._public_key)
 
     @property
     def place(self) -> str:

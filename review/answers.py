@@ -37,7 +37,7 @@ log = logging.getLogger("winnow.review")
 MOST_FIELDS, MOST_CHARACTERS, MOST_NOTE = 200, 2_000, 2_000
 MOST_EARLIER = 5
 MOST_BULK = 5_000
-_MOST_DRAWS = 2_000
+_MOST_DRAWS, _MEASURED_SECONDS = 2_000, 20.0
 _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
@@ -62,6 +62,7 @@ class Answers:
     def __init__(self, deps: Deps) -> None:
         """Take the parts."""
         self._settings, self._store, self._ingest, self._publisher, self._releaser, self._rules, self._metrics = deps
+        self._measured_until = 0.0
 
     def not_ready(self) -> str | None:
         """Return why the reading or the publishing thread takes nothing at the moment, or None."""
@@ -182,7 +183,10 @@ class Answers:
         }
 
     def _measure(self) -> None:
-        """Measure what costs a look at many rows, for a scrape."""
+        """Measure what costs a look at many rows, for a scrape, and not again for a while."""
+        if time.monotonic() < self._measured_until:
+            return
+        self._measured_until = time.monotonic() + _MEASURED_SECONDS
         pairs, kappa = self._store.agreement()
         self._metrics.compared.set(pairs)
         self._metrics.kappa.set(math.nan if kappa is None else kappa)

@@ -277,7 +277,7 @@ class Store:
             twice = twice.group_by(tables.verdicts.c.decision_id)
             twice = twice.having(sa.func.count(sa.distinct(tables.verdicts.c.reviewer)) > 1)
             wanted = (
-                sa.select(tables.verdicts)
+                sa.select(tables.verdicts.c.decision_id, tables.verdicts.c.reviewer, tables.verdicts.c.verdict)
                 .where(tables.verdicts.c.decision_id.in_(twice), tables.verdicts.c.source != REPLAY)
                 .order_by(tables.verdicts.c.partition, tables.verdicts.c.offset)
             )

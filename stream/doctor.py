@@ -55,26 +55,28 @@ def examine(tables: Any, *, with_model: bool = True) -> Iterator[Finding]:
         yield Finding("kafka", "broken", str(error), "start Kafka, or mend kafka.bootstrap_servers and kafka.extra", error.exit_code)
         return
     yield Finding("kafka", "well", f"{tables.kafka.bootstrap_servers} answers, {len(counts)} topics")
-    yield from _safely("topics", lambda: _topics(admin, tables, counts))
+    yield from _safely("topics", lambda: _topics(admin, tables, counts), "warning")
     if tables.topics.records in counts:
         yield from _safely("rights", lambda: _rights(admin, tables, counts))
-        yield from _safely("times", lambda: _times(admin, tables, counts))
+        yield from _safely("times", lambda: _times(admin, tables, counts), "warning")
         yield from _safely("lag", lambda: _lag(tables, counts[tables.topics.records]))
     yield from _gate(tables, counts)
     yield _page(tables)
 
 
-def _safely(what: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """Yield the findings of a look; an error of ours is one too."""
+def _safely(what: str, look: Callable[[], Iterator[Finding]], worst: State = "broken") -> Iterator[Finding]:
+    """Yield the findings of a look; an error of ours is one too, as bad as `worst`: a gate needs no right to read topics' settings."""
     try:
         yield from look()
     except WinnowError as error:
-        yield Finding(what, "broken", str(error), _MENDS.get(what, ""), error.exit_code)
+        yield Finding(what, worst, str(error), _MENDS.get(what, ""), error.exit_code if worst == "broken" else 0)
 
 
 _MENDS = {
     "rules": "mend the file; `winnow config check` names the line",
     "registry": "set registry.url, or publish: `winnow starter`, then `winnow train --base DIR`",
+    "topics": "DESCRIBE_CONFIGS on the topics lets `winnow doctor` compare their settings",
+    "times": "DESCRIBE_CONFIGS on the topics, and READ on the group winnow-doctor, let it look at times",
     "model": "`winnow registry rollback`, or publish again",
 }
 
@@ -129,7 +131,10 @@ def _topics(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterat
     for name, differences in settings_that_differ(admin, topics, counts).items():
         if differences:
             yield Finding(
-                f"topic {name}", "warning", "; ".join(differences), f"`kafka-configs --alter --entity-type topics --entity-name {name}`"
+                f"topic {name}",
+                "warning",
+                "; ".join(differences),
+                f"`kafka-configs --alter --entity-type topics --entity-name {name} --add-config NAME=VALUE`",
             )
     yield Finding("topics", "well", f"{len(there)} of {len(names)} are there, the input has {counts[topics.records]} partitions")
 
@@ -152,7 +157,7 @@ def _times(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterato
     if not first_ms:
         yield Finding("times", "well", "the input is empty")
         return
-    for name in (topics.clean, topics.quarantine, topics.dead_letter, topics.verdicts):
+    for name in (topics.clean, topics.quarantine, topics.dead_letter, topics.audit):
         if name not in counts:
             continue
         keeps_ms = int(topic_settings(admin, name)["retention.ms"])

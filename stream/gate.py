@@ -112,7 +112,7 @@ class Gate:
         try:
             while not stop.is_set():
                 busy = self._turn()
-                self._health.turned()
+                self._turned()
                 now = time.monotonic()
                 if busy or until_idle_seconds is None:
                     idle_since = None
@@ -128,6 +128,10 @@ class Gate:
             self._host.shutdown(wait=False, cancel_futures=True)
             self._device.shutdown(wait=False, cancel_futures=True)
             self._source.close()
+
+    def _turned(self) -> None:
+        self._health.turned()
+        self._metrics.last_turn_seconds.set(time.time())
 
     def _turn(self) -> bool:
         """Poll once, commit once if something is ready; return whether there was anything to do."""
@@ -226,7 +230,7 @@ class Gate:
             wait([batch.routed], _SERVE_EVERY_SECONDS)
             if not batch.routed.done():
                 self._source.serve()
-                self._health.turned()
+                self._turned()
         self._in_flight.popleft()
         self._commit(batch, *batch.routed.result())
 
@@ -325,7 +329,7 @@ class Gate:
         end = time.monotonic() + seconds
         while True:
             self._source.serve()
-            self._health.turned()
+            self._turned()
             left = end - time.monotonic()
             if left <= 0 or self._stop.is_set():
                 return

@@ -72,6 +72,7 @@ class GateMetrics:
             "winnow_topic_partitions", "Partitions of the gate's topics, as they were at its boot.", "topic"
         )
         self.last_commit_seconds = self._gauge("winnow_last_commit_timestamp_seconds", "Unix time of the last committed transaction.")
+        self.last_turn_seconds = self._gauge("winnow_last_turn_timestamp_seconds", "Unix time when the gate's loop came round last.")
         self.threshold = self._gauge("winnow_threshold", "p_chosen from which a record is clean.")
         self.model = Info("winnow_model", "The model in service: label and digest as loaded.", registry=self.registry)
         self.model_created_seconds = self._gauge("winnow_model_created_timestamp_seconds", "When the model in service was published.")
@@ -95,6 +96,12 @@ class GateMetrics:
         )
         self.drift = self._gauge("winnow_drift", "1 while there is drift, seen here or said in the registry, else 0.")
         self.no_drift()
+        self._beside = ("none", "none")
+        self._show_labels()
+        self.know_rules(rules)
+
+    def _show_labels(self) -> None:
+        """Show every series whose labels are known before anything has happened."""
         for what in ("record", "padding"):
             self.tokens.labels(what)
         self.know_gpu(Gpu())
@@ -102,7 +109,6 @@ class GateMetrics:
             self.refused.labels(what)
         for lottery in Lottery:
             self.audited.labels(lottery.value)
-        self._beside = ("none", "none")
         for direction in DIRECTIONS:
             self.shadow_flips.labels(direction)
         for outcome in Looked._fields:
@@ -113,7 +119,6 @@ class GateMetrics:
             self.rebalances.labels(kind)
         for stage in STAGES:
             self.stage_seconds.labels(stage)
-        self.know_rules(rules)
 
     def no_drift(self) -> None:
         """Begin anew: nothing is known of what passes."""

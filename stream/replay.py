@@ -7,13 +7,13 @@ quarantine. What the flat lottery drew waits for people: an estimate that lost i
 """
 
 import importlib
+import logging
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import datetime
-from itertools import islice
 from typing import Any, Literal, NamedTuple
 
 from rich.console import Console
@@ -31,7 +31,9 @@ from stream.rules import Rules
 from stream.tail import read_all
 from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborted
 
-AT_ONCE = 500
+log = logging.getLogger("winnow.replay")
+
+AT_ONCE, _MOST_BYTES = 500, 16 * 2**20
 REVIEWER = "winnow replay"
 _TRIES, _PAUSE_SECONDS = 20, 1.0
 
@@ -49,22 +51,25 @@ class Wanted(NamedTuple):
     p_from: float = 0.0
     p_to: float = 1.0
     most_attempts: int = 5
+    """Leaves alone what was written so often: a dead letter that was mended and held, then released, is the third."""
 
     def takes(self, record: Record) -> bool:
         """Return whether a held record is one of these."""
-        at_seconds = record.timestamp_ms / 1000
+        ours, at_seconds = wire.split(record.headers)[1], record.timestamp_ms / 1000
         if (self.since is not None and at_seconds < self.since.timestamp()) or (
             self.until is not None and at_seconds >= self.until.timestamp()
         ):
             return False
-        if self.reasons and (wire.last(record.headers, wire.REASON) or "") not in self.reasons:
+        if self.reasons and (wire.last(ours, wire.REASON) or "") not in self.reasons:
             return False
-        if self.model is not None and wire.last(record.headers, wire.MODEL) != self.model:
+        if self.model is not None and wire.last(ours, wire.MODEL) != self.model:
             return False
         if (self.p_from, self.p_to) == (0.0, 1.0):
             return True
-        said = wire.last(record.headers, wire.P_CHOSEN)
-        return said is not None and self.p_from <= float(said) <= self.p_to
+        try:
+            return self.p_from <= float(wire.last(ours, wire.P_CHOSEN) or "nan") <= self.p_to
+        except ValueError:  # anybody may write to a topic
+            return False
 
 
 class Again(NamedTuple):
@@ -98,11 +103,11 @@ def replay(tables: Any, wanted: Wanted, *, transform: str | None = None, dry_run
         progress = parts.enter_context(_progress())
         task = progress.add_task("records judged again", total=None, told="")
         chosen = _chosen(tables, wanted, known, counts)
-        while held := list(islice(chosen, AT_ONCE)):
+        for held in _pieces(chosen):
             found = _judged(held, judge, wanted, change, counts)
             moved = [each for each in found if _moves(each, wanted)]
             if sink is not None:
-                _commit(sink, [_messages(each, judge, releaser, topics) for each in moved], counts)
+                moved = _commit(sink, [(each, _messages(each, judge, releaser, topics)) for each in moved], counts)
             counts.update(str(each.decision.route) for each in moved)
             counts["left"] += len(held) - len(moved)
             progress.update(task, advance=len(held), told=f"{counts['clean']} to clean, {counts['left']} left")
@@ -138,13 +143,27 @@ def _chosen(tables: Any, wanted: Wanted, known: frozenset[str], counts: Counter[
             counts["other"] += 1
         elif decision_id in known or decision_id in seen:
             counts["answered"] += 1
-        elif wire.last(record.headers, wire.LOTTERY) == Lottery.FLAT:
+        elif wire.last(wire.split(record.headers)[1], wire.LOTTERY) == Lottery.FLAT:
             counts["drawn"] += 1
         elif wire.attempt_of(record.headers) >= wanted.most_attempts:
             counts["attempts"] += 1
         else:
             seen.add(decision_id)
             yield record
+
+
+def _pieces(chosen: Iterator[Record]) -> Iterator[list[Record]]:
+    """Yield the records in pieces that one transaction carries in seconds, by number and by size."""
+    piece: list[Record] = []
+    size_bytes = 0
+    for record in chosen:
+        piece.append(record)
+        size_bytes += len(record.value or b"")
+        if len(piece) == AT_ONCE or size_bytes > _MOST_BYTES:
+            yield piece
+            piece, size_bytes = [], 0
+    if piece:
+        yield piece
 
 
 def _judged(held: list[Record], judge: Judge, wanted: Wanted, change: Transform | None, counts: Counter[str]) -> list[Again]:
@@ -170,9 +189,11 @@ def _changed(held: Record, change: Transform | None, counts: Counter[str]) -> by
         return held.value
     try:
         value = change(held.value)
-    except Exception:  # noqa: BLE001 - somebody else's code fails on one record, and the others go on
+    except Exception as error:  # noqa: BLE001 - somebody else's code fails on one record, and the others go on
         value = None
         counts["transform-failed"] += 1
+        said = {"error": type(error).__name__, "decision_id": wire.last(held.headers, wire.DECISION_ID)}
+        log.warning("the transform failed on a record, which stays", extra=said)
     return value if isinstance(value, bytes) else None
 
 
@@ -201,21 +222,22 @@ def _messages(again: Again, judge: Judge, releaser: Releaser, topics: Any) -> li
     return [releaser.event(verdict), releaser.replayed(held, topics.clean, value, headers)]
 
 
-def _commit(sink: Sink, found: list[list[Outgoing]], counts: Counter[str]) -> None:
-    """Write in one transaction, patiently; what the broker refuses for its own sake is found by halving and left."""
+def _commit(sink: Sink, found: list[tuple[Again, list[Outgoing]]], counts: Counter[str]) -> list[Again]:
+    """Write in one transaction, patiently, and return what has been written.
+
+    What the broker refuses for its own sake is found by halving, and left.
+    """
     if not found:
-        return
+        return []
     for tries in range(_TRIES):
         try:
-            sink.commit([message for each in found for message in each], {}, None)
+            sink.commit([message for _, messages in found for message in messages], {}, None)
         except RecordRefused:
             if len(found) == 1:
                 counts["unwritable"] += 1
-                return
+                return []
             middle = len(found) // 2
-            _commit(sink, found[:middle], counts)
-            _commit(sink, found[middle:], counts)
-            return
+            return _commit(sink, found[:middle], counts) + _commit(sink, found[middle:], counts)
         except TransactionAborted as error:
             if tries == _TRIES - 1:
                 raise KafkaRefused(f"Kafka does not take what is replayed: {error}; run it again, what is done is left alone") from error
@@ -225,7 +247,8 @@ def _commit(sink: Sink, found: list[list[Outgoing]], counts: Counter[str]) -> No
         except GateFenced as error:
             raise GateFenced(f"another owner of {OWNER} has taken over, `winnow review` or a second replay; run one at a time") from error
         else:
-            return
+            break
+    return [each for each, _ in found]
 
 
 def _judge(tables: Any, rules: Rules) -> Judge:
@@ -253,13 +276,13 @@ def _imported(name: str | None) -> Transform | None:
     if name is None:
         return None
     module, _, function = name.partition(":")
-    sys.path.insert(0, "")
+    if "" not in sys.path:  # and it stays there: what the function imports later lies there too
+        sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingInvalid(f"--transform {name}: MODULE:FUNCTION is wanted, and this is what Python says: {error}") from error
-    finally:
-        sys.path.pop(0)
+    except Exception as error:  # somebody else's code, which may fail in any way
+        said = f"{type(error).__name__}: {error}"
+        raise SettingInvalid(f"--transform {name}: MODULE:FUNCTION is wanted, and this is what Python says: {said}") from error
     if not callable(found):
         raise SettingInvalid(f"--transform {name}: {function} is no function")
     return found  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from trainer.config import TrainSettings
 
 OUTCOMES = ("promoted", "challenger", "refused", "failed")
 _SECONDS = (10, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800)
-_STUCK_SECONDS = 86_400.0  # a training may take long; a loop that has not turned for a day has not
+_STUCK_SECONDS = 7 * 86_400.0  # a training may take days; what is stuck for a week is
 
 
 class TrainMetrics:

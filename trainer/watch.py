@@ -41,7 +41,7 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
         watcher = Watcher(tables, settings, base_name, unlabelled, metrics)
         while True:
             pause = watcher.look()
-            health.ready = pause == WATCH_SECONDS
+            health.ready = watcher.is_well
             health.turned()
             time.sleep(pause)
 
@@ -58,6 +58,7 @@ class Watcher:
         self._audited = AuditedErrors(settings.drift_delta)
         self._in_vain = 0  # verdicts that a cycle has been refused with: the same ones would be refused again
         self._pause = WATCH_SECONDS
+        self.is_well = False
 
     def look(self) -> float:
         """Look once, train if it is time, and return after how many seconds to look again."""
@@ -73,14 +74,14 @@ class Watcher:
                     print(f"drift: {drift.why}", file=sys.stderr)  # noqa: T201
                 self._train()
                 self._in_vain = 0
-            self._pause = WATCH_SECONDS
+            self._pause, self.is_well = WATCH_SECONDS, True
         except DataRefused as error:
             self._metrics.cycles.labels("refused").inc()
             log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
             self._in_vain, self._pause = new, WATCH_SECONDS
         except (KafkaRefused, ModelRefused, SettingInvalid) as error:
             self._metrics.cycles.labels("failed").inc()
-            pause = self._pause
+            pause, self.is_well = self._pause, False
             log.error("the cycle failed; it is tried again", extra={"detail": str(error), "pause_seconds": pause})  # noqa: TRY400
             self._pause = min(2 * pause, MOST_PAUSE_SECONDS)
             return pause

@@ -109,6 +109,19 @@ CASES = {
         {"winnow_train_verdicts_waiting": "400+0x400", "winnow_train_verdicts_needed": "100+0x400", "winnow_train_running": "1+0x400"},
     ),
 }  # fmt: skip
+# one of two is not well, which the other must not hide
+BESIDE = {
+    "WinnowGateStuck": {
+        'winnow_lag_records{partition="0",instance="a"}': "500+0x400", 'winnow_transactions_total{outcome="committed",instance="a"}': "300+0x400",
+        'winnow_lag_records{partition="1",instance="b"}': "500+0x400", 'winnow_transactions_total{outcome="committed",instance="b"}': steady(5),
+    },
+    "WinnowGateAbsent": {
+        'winnow_last_commit_timestamp_seconds{namespace="staging"}': "1+60x400", 'winnow_last_commit_timestamp_seconds{namespace="prod"}': "1+60x60",
+    },
+    "WinnowReviewAbsent": {OLDEST + '{namespace="staging"}': "1+0x400", OLDEST + '{namespace="prod"}': "1+0x60"},
+    "WinnowTrainerAbsent": {'winnow_train_running{namespace="staging"}': "0+0x400", 'winnow_train_running{namespace="prod"}': "0+0x60"},
+}  # fmt: skip
+HUNG = {"winnow_last_turn_timestamp_seconds": "0+60x60 3600+0x400", 'winnow_lag_records{partition="0"}': "0+0x400"}
 OF_ABSENCE = {name for name in CASES if name.endswith("Absent")}
 
 
@@ -160,6 +173,16 @@ def test_every_alert_fires_and_does_not(tmp_path: Path) -> None:
         rules.write_text(yaml.safe_dump(rules_for(name), sort_keys=False))
         tests = [(series, [asks(name, expected=fires, at=case.at)]) for series, fires in ((case.fires, True), (case.silent, False))]
         files.append(written(tmp_path / f"{name}.yaml", rules, case.every, tests))
+    done = promtool("test", "rules", *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_that_is_well_does_not_hide_another(tmp_path: Path) -> None:
+    files = []
+    for number, (name, series) in enumerate([*BESIDE.items(), ("WinnowGateStuck", HUNG)]):
+        rules = tmp_path / f"{number}.rules.yaml"
+        rules.write_text(yaml.safe_dump(rules_for(name), sort_keys=False))
+        files.append(written(tmp_path / f"{number}.yaml", rules, "1m", [(series, [asks(name, expected=True, at="3h")])]))
     done = promtool("test", "rules", *files)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from stream import wire
 from stream.config import TopicSettings
 from stream.decide import Calibration, Lotteries, ScorerFailed, TooLong, decide, logit, ticket
 from stream.records import Decision, Draw, Lottery, Reason, Record, Rewards, Route, Unread, Violation
+from stream.replay import Wanted
 from stream.route import Router, murmur2
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "headers.json"
@@ -198,3 +200,20 @@ def test_murmur2_partitioner_falls_back_for_null_keys() -> None:
 def test_readers_take_the_last_header() -> None:
     assert wire.last([("a", b"1"), ("a", b"2")], "a") == "2"
     assert wire.last([], "a") is None
+
+
+def test_what_a_producer_wrote_of_ours_chooses_no_record_for_a_replay() -> None:
+    forged = [("winnow.p-chosen", b"high"), ("winnow.reason", b"model"), ("winnow.model", b"m@9"), ("winnow.attempt", b"9")]
+    held = Record("q", 0, 1, 1_000, None, b"a", [*forged, ("winnow.decision-id", b"in:0:1"), ("winnow.reason", b"rule:phone")])
+    assert Wanted().takes(held)
+    assert not Wanted(p_from=0.1).takes(held)
+    assert not Wanted(reasons=("model",)).takes(held)
+    assert Wanted(reasons=("rule:phone",)).takes(held)
+    assert not Wanted(model="m@9").takes(held)
+    assert wire.attempt_of(held.headers) == 1
+    nonsense = held._replace(headers=[*held.headers, ("winnow.p-chosen", b"low")])
+    assert not Wanted(p_to=0.5).takes(nonsense)
+    early, late = datetime(1970, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert Wanted(since=late).takes(held)
+    assert Wanted(since=early).takes(held)
+    assert not Wanted(until=late).takes(held)

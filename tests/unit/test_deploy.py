@@ -38,10 +38,14 @@ EVERYTHING = {
         "autoscaling": {"kind": "keda", "triggerAuthentication": "kafka"},
     },
     "review": {"ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"}},
-    "trainer": {"gpus": 1},
+    "trainer": {"gpus": 1, "environment": {"WINNOW_REGISTRY__SIGNING_KEY": "/run/secrets/signing/key.pem"}, "secretFiles": ["signing"]},
     "networkPolicy": {"from": [{"namespaceSelector": {}}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
     "settings": {
-        "kafka": {"bootstrap_servers": "kafka:9093", "extra": {"security.protocol": "SASL_SSL", "sasl.mechanisms": "SCRAM-SHA-512"}},
+        "kafka": {
+            "bootstrap_servers": "kafka:9093",
+            "extra": {"security.protocol": "SASL_SSL", "sasl.mechanisms": "SCRAM-SHA-512", "receive.message.max.bytes": 200_000_000},
+            "secrets": {"sasl.password": "/run/secrets/kafka-password/password"},
+        },
         "registry": {"url": "s3://models/winnow"},
         "gate": {"audit_rate": 0.02, "max_poll_records": 4000, "cache_records": 100000},
         "train": {"verdict_words": ["right", "wrong"], "learning_rate": 0.0002},
@@ -53,7 +57,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "least": {
         "gate": {"autoscaling": {"kind": "hpa"}, "podDisruptionBudget": {"enabled": False}},
         "review": {"enabled": False}, "trainer": {"enabled": False}, "topics": {"create": False}, "networkPolicy": {"enabled": False},
-        "serviceAccount": {"create": False},
+        "serviceAccount": {"create": False}, "monitoring": {"enabled": True},
     },
     "store in a database": {"review": {"storage": {"enabled": False}}},
 }  # fmt: skip
@@ -104,8 +108,10 @@ def test_the_settings_that_a_release_mounts_are_winnows(tmp_path: Path, name: st
     if name == "everything":
         asked = EVERYTHING["settings"]
         written = tomllib.loads(found["data"]["winnow.toml"])
-        for table in ("kafka", "registry"):
-            assert written[table] == asked[table]  # type: ignore[index]
+        assert written["registry"] == asked["registry"]  # type: ignore[index]
+        extra = {name: str(value) for name, value in asked["kafka"]["extra"].items()}  # type: ignore[index]
+        assert written["kafka"] == {**asked["kafka"], "extra": extra}  # type: ignore[index]
+        assert extra["receive.message.max.bytes"] == "200000000"
         assert written["gate"]["audit_rate"] == 0.02
         assert written["train"]["learning_rate"] == 0.0002
         assert settings["gate"].max_poll_records == 4000  # type: ignore[attr-defined]
@@ -147,10 +153,35 @@ def test_what_is_asked_for_is_there(tmp_path: Path) -> None:
         (DEPLOY / "prometheus" / "rules.yaml").read_text().replace("runbook_url: ", "runbook_url: https://runbooks.example.org/")
     )
     assert rules["spec"] == deployed
+    holders = {
+        name: [mount["name"] for mount in each["spec"]["template"]["spec"]["containers"][0]["volumeMounts"] if "signing" in mount["name"]]
+        for name, each in {**of_kind(found, "StatefulSet"), **of_kind(found, "Deployment")}.items()
+    }
+    assert holders == {"twins-gate": [], "twins-review": [], "twins-trainer": ["mine-signing"]}, "the private key is the trainer's alone"
     boards = of_kind(found, "ConfigMap")["twins-dashboards"]["data"]
     assert {name: json.loads(text) for name, text in boards.items()} == {
         path.name: json.loads(path.read_text()) for path in (DEPLOY / "grafana" / "dashboards").glob("*.json")
     }
+
+
+def test_nobody_is_woken_for_what_is_not_installed(tmp_path: Path) -> None:
+    [rules] = of_kind(rendered(tmp_path, VALUES["least"]), "PrometheusRule").values()
+    groups = {group["name"] for group in rules["spec"]["groups"]}
+    assert {"winnow-gate", "winnow-model", "winnow-slo"} <= groups
+    assert not groups & {"winnow-review", "winnow-trainer"}
+
+
+def test_the_cpu_image_installs_what_can_be_installed_together(tmp_path: Path) -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    [kept] = re.findall(r"sed -nE '([^']+)' requirements-run.txt \| grep", text)
+    [left_out] = re.findall(r"grep -vE '([^']+)'", text)
+    lines = run("sed", "-nE", kept, ROOT / "requirements-run.txt").stdout.splitlines()
+    rest = tmp_path / "rest.txt"
+    rest.write_text("\n".join(line for line in lines if not re.match(left_out, line)) + "\n")
+    assert len(lines) > 90
+    done = run(BIN / "uv", "pip", "install", "--dry-run", "--no-deps", "--python", sys.executable, "-r", rest)
+    assert done.returncode == 0, done.stderr
+    assert "Would make no changes" in done.stderr, "all of it is what the tests run with"
 
 
 @pytest.mark.parametrize("values", [{"gate": {"replics": 2}}, {"gate": {"autoscaling": {"kind": "often"}}}, {"unknown": 1}])
@@ -226,7 +257,8 @@ def test_compose_is_what_its_specification_says() -> None:
         named = {key: value for key, value in services[name]["environment"].items() if key.startswith("WINNOW_")}
         assert load(None, tables(), named)["kafka"].bootstrap_servers == "kafka:9092"  # type: ignore[attr-defined]
         assert services[name]["read_only"] is True
-    assert not [name for name, secret in model["secrets"].items() if (ROOT / "deploy" / "secrets").exists()], "secrets are made, not kept"
+    assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines(), "secrets are made, not kept"
+    assert all(Path(secret["file"]).parent == DEPLOY / "secrets" for secret in model["secrets"].values())
 
 
 def test_prometheus_and_alertmanager_take_their_files(tmp_path: Path) -> None:

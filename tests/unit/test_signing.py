@@ -82,9 +82,12 @@ def test_keys_that_are_none_are_named(tmp_path: Path) -> None:
     directory, described = prepared(tmp_path / "bundle")
     url = str(tmp_path / "registry")
     (tmp_path / "none").write_text("no key")
-    with pytest.raises(SettingInvalid, match="registry.signing_key = .*none cannot sign"):
+    with pytest.raises(SettingInvalid, match="registry.signing_key = .*none is no private key"):
         Registry(RegistrySettings(url=url, signing_key=tmp_path / "none")).publish(directory, described)
     Registry(RegistrySettings(url=url, signing_key=private)).publish(directory, described)
     for wrong in (tmp_path / "none", tmp_path / "missing", private):
         with pytest.raises(SettingInvalid, match="registry.public_key = .* is no public key"):
-            Registry(RegistrySettings(url=url, public_key=wrong)).verified("1")
+            Registry(RegistrySettings(url=url, public_key=wrong))
+    subprocess.run(["openssl", "genrsa", "-out", tmp_path / "rsa.pem", "2048"], check=True, capture_output=True)
+    with pytest.raises(SettingInvalid, match="rsa.pem is no private key on an elliptic curve"):
+        Registry(RegistrySettings(url=url, signing_key=tmp_path / "rsa.pem"))

@@ -30,7 +30,7 @@ app.kubernetes.io/component: {{ .component }}
 [{{ $table }}]
 {{- range $name, $value := $settings }}
 {{- if kindIs "map" $value }}
-{{ $name }} = { {{- $first := true }}{{ range $k, $v := $value }}{{ if not $first }}, {{ end }}{{ $first = false }}{{ $k | quote }} = {{ $v | toString | quote }}{{ end -}} }
+{{ $name }} = { {{- $first := true }}{{ range $k, $v := $value }}{{ if not $first }}, {{ end }}{{ $first = false }}{{ $k | quote }} = {{ if kindIs "float64" $v }}{{ if eq $v (floor $v) }}{{ int64 $v | toString | quote }}{{ else }}{{ $v | toString | quote }}{{ end }}{{ else }}{{ $v | toString | quote }}{{ end }}{{ end -}} }
 {{- else if kindIs "float64" $value }}
 {{ $name }} = {{ if eq $value (floor $value) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
 {{- else }}
