@@ -173,8 +173,8 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
     }  # fmt: skip
 
 
-def backlog(place: Path, registry: RegistrySettings) -> dict[str, Any]:
-    """Judge a backlog of 1 GB with rules alone, from the first record to the last."""
+def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[str, Any]:
+    """Judge a backlog with rules alone, from the first record to the last."""
     place.mkdir()
     with ExitStack() as parts:
         broker = start_broker(free_port(), place / "kafka")
@@ -182,7 +182,7 @@ def backlog(place: Path, registry: RegistrySettings) -> dict[str, Any]:
         kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("backlog")
         make_topics(kafka, topics, PARTITIONS)
         twins = readable(2_000, 0)
-        records = int(GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
+        records = int(gigabytes * GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
         fill(kafka, topics.records, records)
         scene = Scene(place, broker, 0, kafka, topics, Path(registry.url))
         metrics, config = free_port(), place / "winnow.toml"
@@ -195,7 +195,7 @@ def backlog(place: Path, registry: RegistrySettings) -> dict[str, Any]:
         time.sleep(_IDLE_SECONDS)
         ledger = read_ledger(broker.address, topics)
     return {
-        "fault": "backlog of 1 GB", "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
+        "fault": f"backlog of {gigabytes:g} GB", "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
         "disordered": ledger.disordered, "seconds": round(seconds, 1), "records_per_second": round(ledger.records / seconds),
     }  # fmt: skip
 
@@ -275,6 +275,7 @@ def _alerts(address: str | None) -> list[str] | None:
 def main() -> None:
     """Let a gate meet every fault, and print what came of each."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the backlog")
     parser.add_argument("--only", choices=[*FAULTS, "backlog of 1 GB"])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="winnow-faults-") as directory:
@@ -286,7 +287,7 @@ def main() -> None:
                 found.append(meet(name, cause, place / str(number), registry))
                 print(json.dumps(found[-1]), flush=True)
         if asked.only in (None, "backlog of 1 GB"):
-            found.append(backlog(place / "backlog", registry))
+            found.append(backlog(place / "backlog", registry, asked.gigabytes))
             print(json.dumps(found[-1]), flush=True)
     totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}
     keep("faults", {**totals, "faults": found})

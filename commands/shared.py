@@ -10,7 +10,9 @@ import typer
 
 from foundation.settings import Table, load
 
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file; default ./winnow.toml if there is one.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", envvar="WINNOW_CONFIG", help="Settings file; default ./winnow.toml if there is one.")
+]
 
 
 def tables() -> dict[str, type[Table]]:

@@ -224,7 +224,9 @@ class Pages:
         reason = self._answers.not_ready()
         return PlainTextResponse("ready\n" if reason is None else f"{reason}\n", status_code=200 if reason is None else 503)
 
-    def _scrape(self, _: Request) -> Response:
+    def _scrape(self, request: Request) -> Response:
+        if "x-forwarded-for" in request.headers or "forwarded" in request.headers:  # through the proxy that people come by
+            return PlainTextResponse("the figures are for who asks here directly\n", status_code=404)
         self._answers.counts(None)
         return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -19,7 +19,7 @@ from review.serve import service
 from stream import wire
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.replay import REVIEWER, Wanted, replay
-from tests.integration.conftest import read_all, send, winnow
+from tests.integration.conftest import read_all, send, wait_until, winnow
 from tests.integration.reviewing import Page
 from trainer.verdicts import read_snapshot
 
@@ -87,6 +87,25 @@ def test_what_passes_now_is_released_once_and_people_keep_the_last_word(
         assert page.get("/api/counts")["open"] == len(drawn), "a wrong that was drawn needs a second look"
         assert [each["reviewer"] for each in page.get(f"/api/decisions/{next(iter(on_clean))}/history")["verdicts"]] == [REVIEWER]
         assert page.running.store.agreement() == (0, None)
+
+
+def test_a_replay_and_a_review_service_cannot_both_release(
+    kafka: KafkaSettings, topics: TopicSettings, registry_url: str, tmp_path: Path
+) -> None:
+    hold(kafka, topics, take(40, 3, unreadable_share=0.0), 40, partitions=3)
+    review = ReviewSettings(database_url=f"sqlite:///{tmp_path}/review.sqlite3", second_share=0.0)
+    now = settings(kafka, topics, registry_url, mode="rules")
+    with service(SimpleNamespace(**vars(now), review=review)) as running:
+        page = Page(running)
+        wait_until(lambda: page.get("/api/counts")["open"] == 40)
+        lease = page.lease()
+        assert replay(now, Wanted())["clean"] == 40, "what somebody only looks at is not answered"
+        assert "winnow-release" in page.answer(lease, "right", 503)["error"], "the replay has taken the releases over"
+    on_clean = Counter(wire.last(message.headers(), wire.DECISION_ID) for message in read_all(kafka, topics.clean))
+    assert len(on_clean) == 40
+    assert set(on_clean.values()) == {1}
+    with service(SimpleNamespace(**vars(now), review=review)) as running:
+        assert Page(running).get("/api/counts")["done"] == 40
 
 
 def test_a_dead_letter_that_can_be_mended_is_judged(

@@ -197,6 +197,11 @@ def test_binding_outside_without_users_is_refused(tables: SimpleNamespace) -> No
         service(tables).__enter__()
 
 
+def test_figures_are_not_told_through_a_proxy(page: Page) -> None:
+    assert "winnow_review_agreement_kappa" in page.client.get("/metrics").text
+    assert page.client.get("/metrics", headers={"x-forwarded-for": "203.0.113.7"}).status_code == 404
+
+
 def test_a_foreign_name_for_this_address_is_not_answered(page: Page) -> None:
     assert page.client.get("/api/counts", headers={"host": "evil.example"}).status_code == 400
 

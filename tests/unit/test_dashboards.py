@@ -1,11 +1,12 @@
 """Dashboards are what the script makes, ask only for what somebody serves, and are what Grafana's own types allow."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from deploy.dashboards import BOARDS, HERE, wrong_with
+from deploy.dashboards import BOARDS, DEPLOY, HERE, wrong_with
 from deploy.panels import Board, Panel, Query, Row, as_json, with_variables
 from foundation.cache import cache_directory
 from tests.conftest import skip_or_fail
@@ -80,3 +81,18 @@ def test_a_question_for_what_nobody_serves_is_found() -> None:
 def test_a_question_is_asked_without_grafanas_variables() -> None:
     asked = with_variables('sum(rate(a{,route="x"}[$__rate_interval])) / sum(rate(a{}[$__rate_interval]))', "1m")
     assert asked == 'sum(rate(a{route="x"}[1m])) / sum(rate(a[1m]))'
+
+
+def test_a_runbook_names_panels_that_are_there() -> None:
+    panels = {board.title.removeprefix("winnow: "): {panel.title for panel in board.panels} for board in BOARDS}
+    named = 0
+    for path in (DEPLOY / "runbooks").glob("*.md"):
+        text = path.read_text()
+        for board, rest in re.findall(r"[Dd]ashboard \*([^*]+)\*((?:, panels? (?:\*[^*]+\*(?: and )?)+)?)", text):
+            assert board in panels, f"{path.name}: there is no dashboard {board}"
+            for panel in re.findall(r"\*([^*]+)\*", rest):
+                named += 1
+                assert panel in panels[board], f"{path.name}: {board} has no panel {panel}"
+        for panel in re.findall(r"panels? \*([^*]+)\*", text):
+            assert any(panel in known for known in panels.values()), f"{path.name}: there is no panel {panel}"
+    assert named >= 10

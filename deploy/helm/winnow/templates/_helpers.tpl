@@ -72,6 +72,12 @@ securityContext:
   allowPrivilegeEscalation: false
   readOnlyRootFilesystem: true
   capabilities: {drop: [ALL]}
+# whoever types a command in the pod means these settings too
+env:
+  - {name: WINNOW_CONFIG, value: /etc/winnow/winnow.toml}
+  {{- range $name, $value := .part.environment }}
+  - {name: {{ $name }}, value: {{ $value | quote }}}
+  {{- end }}
 {{- with .root.Values.secretEnvironment }}
 envFrom:
   {{- range . }}
