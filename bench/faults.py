@@ -1,8 +1,7 @@
 """Faults under load: the broker restarted and paused, the registry's disk full, partitions added, a backlog of 1 GB.
 
 Each fault meets a gate with a model, an even load and Prometheus with the deployed alerts, whose pending ones count: they would fire after
-their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated. Full rate is back when what waits is
-less than two seconds of the load. The last line is one JSON object.
+their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated.  The last line is one JSON object.
 """
 
 import argparse
@@ -154,13 +153,20 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
         over = context.Event()
         load = context.Process(target=feed, args=(kafka, topics.records, PER_SECOND, over), daemon=True)
         load.start()
+        begun = time.monotonic()
+
+        def behind() -> float:
+            """How many of the records that were due since the load began have not been committed, producers' own queues included."""
+            return PER_SECOND * (time.monotonic() - begun) - _committed(metrics)
+
         _until(lambda: _waiting(scene) < 2 * PER_SECOND and _committed(metrics) > 0, "the gate to keep up before the fault")
         time.sleep(_SETTLE_SECONDS)
+        usual, caused = behind(), time.monotonic()
         cause(scene)
         ended = time.monotonic()
-        _until(lambda: _waiting(scene) < 2 * PER_SECOND, f"the gate to catch up after: {name}")
+        _until(lambda: behind() < usual + 2 * PER_SECOND, f"the gate to catch up after: {name}")
         back_seconds = time.monotonic() - ended
-        alerts = _alerts(address)
+        alerts = _alerts(address, time.monotonic() - caused)
         ended_by_itself = gate.poll()
         over.set()
         load.join(60)
@@ -263,11 +269,12 @@ def _prometheus(place: Path, port: int) -> Iterator[str | None]:
             process.wait(20)
 
 
-def _alerts(address: str | None) -> list[str] | None:
-    """Return the alerts of gates that were pending or firing in the last minutes; None without Prometheus."""
+def _alerts(address: str | None, seconds: float) -> list[str] | None:
+    """Return the alerts of gates that were pending or firing in the last so many seconds; None without Prometheus."""
     if address is None:
         return None
-    asked = urllib.parse.urlencode({"query": 'max_over_time(ALERTS{alertname!~"Winnow(Review|Trainer).*"}[5m])'})
+    over = f'max_over_time(ALERTS{{alertname!~"Winnow(Review|Trainer).*"}}[{max(1, round(seconds))}s])'
+    asked = urllib.parse.urlencode({"query": over})
     with urllib.request.urlopen(f"{address}/api/v1/query?{asked}", timeout=10) as answer:  # noqa: S310 - our own
         return sorted({each["metric"]["alertname"] for each in json.loads(answer.read())["data"]["result"]})
 
