@@ -1,7 +1,8 @@
 """Faults under load: the broker restarted and paused, the registry's disk full, partitions added, a backlog of 1 GB.
 
 Each fault meets a gate with a model, an even load and Prometheus with the deployed alerts, whose pending ones count: they would fire after
-their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated.  The last line is one JSON object.
+their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated. Full rate is back when all
+but two seconds of what was due has been committed. The last line is one JSON object.
 """
 
 import argparse

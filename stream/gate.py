@@ -18,6 +18,7 @@ import numpy as np
 
 from foundation.errors import TopicNotWritable, WinnowError
 from stream.config import GateSettings
+from stream.device import gpu_of
 from stream.follow import Follower, Service
 from stream.guards import Guards
 from stream.kafka import Place, Source
@@ -363,7 +364,7 @@ class Gate:
                 self._metrics.lag_records.labels(partition).set(lag)
                 self._metrics.lag_seconds.labels(partition).set(self._source.owned_age_seconds(topic_partition) if lag else 0.0)
         if self._service.judge.model is not None:
-            self._metrics.know_gpu(self._service.judge.model.gpu())
+            self._metrics.know_gpu(gpu_of(self._service.judge.model.scorer.device))
 
     def _group_is_done(self) -> bool:
         lag = self._source.lag()

@@ -24,7 +24,6 @@ from stream.decide import Calibration
 from stream.drift import Baseline, load_baseline
 from stream.encode import Encoder, Encoding
 from stream.evidence import Evidence, load_evidence
-from stream.metrics import Gpu
 from stream.records import Content, Rewards
 from stream.render import Rendered, Rendering, render
 from stream.score import Scorer
@@ -50,18 +49,6 @@ class LiveModel(NamedTuple):
     evidence: Evidence | None = None
     baseline: Baseline | None = None
     created_seconds: float = 0.0
-
-    def gpu(self) -> Gpu:
-        """Return what the GPU that judges holds and does."""
-        device = self.scorer.device
-        if device.type != "cuda":
-            return Gpu()
-        free, total = torch.cuda.mem_get_info(device)
-        try:
-            utilisation = torch.cuda.utilization(device) / 100
-        except Exception:  # noqa: BLE001 - NVIDIA's management library may be missing, or refuse a slice of a GPU
-            utilisation = math.nan
-        return Gpu(total - free, total, utilisation)
 
     def d_of(self, contents: Sequence[Content]) -> list[float | None]:
         """Return raw d of records with what other records say of them, None of one that is longer than the model's maximum."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from foundation.errors import SettingInvalid
 from stream.cache import Looked
 from stream.decode import ODDITIES
+from stream.device import Gpu
 from stream.records import Decision, Lottery, Reason, Route
 from stream.rules import Rules
 
@@ -154,7 +155,7 @@ class GateMetrics:
             self.threshold.set(model.threshold)
             self.model_created_seconds.set(model.created_seconds)
 
-    def know_gpu(self, gpu: "Gpu") -> None:
+    def know_gpu(self, gpu: Gpu) -> None:
         """Say what the GPU holds and does."""
         self.gpu_memory_bytes.labels("used").set(gpu.used_bytes)
         self.gpu_memory_bytes.labels("total").set(gpu.total_bytes)
@@ -203,14 +204,6 @@ class GateMetrics:
 
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(name, meaning, labels, buckets=buckets, registry=self.registry)
-
-
-class Gpu(NamedTuple):
-    """What a GPU holds, and the share of time it worked; all 0 where there is none."""
-
-    used_bytes: int = 0
-    total_bytes: int = 0
-    utilisation: float = 0.0
 
 
 class BatchHistogram(Collector):

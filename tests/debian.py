@@ -41,6 +41,11 @@ def chromium() -> Path:
     return program("chromium", lambda: next((Path(p) for name in ("chromium", "chromium-browser") if (p := shutil.which(name))), None))
 
 
+def openssl() -> Path:
+    """Return the program that makes keys and certificates."""
+    return program("openssl", lambda: Path(found) if (found := shutil.which("openssl")) else None)
+
+
 def axe_script() -> Path:
     """Return axe-core's script, fetched by npm into the cache once."""
     place = cache_directory() / "axe"

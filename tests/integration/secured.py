@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from demo.broker import free_port, start_broker
+from tests.debian import openssl
 
 PASSWORD = "a password of this test"
 USER = "winnow"
@@ -24,7 +25,7 @@ def certificate(place: Path) -> tuple[Path, Path]:
     """Make a certificate for 127.0.0.1 that is its own authority; return it, and it with its key as Kafka reads both."""
     key, cert, both = place / "key.pem", place / "cert.pem", place / "both.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+        [openssl(), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from foundation.errors import FileChanged, SettingInvalid, SignatureInvalid
 from model_registry.config import RegistrySettings
 from model_registry.manifest import MANIFEST, SIGNATURE, Manifest, files_of
 from model_registry.registry import Registry
+from tests.debian import openssl
 from tests.unit.test_registry import manifest
 
 
@@ -23,8 +24,8 @@ def prepared(place: Path) -> tuple[Path, Manifest]:
 def keys(place: Path, name: str) -> tuple[Path, Path]:
     private, public = place / f"{name}.pem", place / f"{name}.pub"
     for command in (
-        ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private],
-        ["openssl", "ec", "-in", private, "-pubout", "-out", public],
+        [openssl(), "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private],
+        [openssl(), "ec", "-in", private, "-pubout", "-out", public],
     ):
         subprocess.run(command, check=True, capture_output=True)
     return private, public
@@ -88,6 +89,6 @@ def test_keys_that_are_none_are_named(tmp_path: Path) -> None:
     for wrong in (tmp_path / "none", tmp_path / "missing", private):
         with pytest.raises(SettingInvalid, match="registry.public_key = .* is no public key"):
             Registry(RegistrySettings(url=url, public_key=wrong))
-    subprocess.run(["openssl", "genrsa", "-out", tmp_path / "rsa.pem", "2048"], check=True, capture_output=True)
+    subprocess.run([openssl(), "genrsa", "-out", tmp_path / "rsa.pem", "2048"], check=True, capture_output=True)
     with pytest.raises(SettingInvalid, match="rsa.pem is no private key on an elliptic curve"):
         Registry(RegistrySettings(url=url, signing_key=tmp_path / "rsa.pem"))
