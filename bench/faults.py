@@ -14,35 +14,32 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka.admin import AdminClient, NewPartitions
 
-from bench.gate_process import topics_of
+from bench.gate_process import metric, topics_of
 from bench.load import feed, fill
 from bench.machine import keep
 from bench.starters import published_starter, readable
+from bench.watched import ask, prometheus
 from demo.broker import Broker, free_port, start_broker
 from demo.ledger import read_ledger
-from demo.processes import die_with_parent, end, start
+from demo.processes import end, start
 from foundation.errors import WinnowError
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
-from stream.cluster import base_config, make_topics, records_waiting
+from stream.cluster import administrator, base_config, make_topics, records_waiting
 from stream.config import KafkaSettings, TopicSettings
 
 PARTITIONS = 4
 PER_SECOND = 150
 GIGABYTE = 1_000_000_000
 _SETTLE_SECONDS, _MOST_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 3
-RULES = Path(__file__).parents[1] / "deploy" / "prometheus" / "rules.yaml"
 
 
 class Scene(NamedTuple):
@@ -84,7 +81,7 @@ def broker_paused(scene: Scene) -> None:
 
 def partitions_added(scene: Scene) -> None:
     """Give the input and the outputs two more partitions each."""
-    admin = AdminClient(base_config(scene.kafka))
+    admin = administrator(scene.kafka)
     wanted = [NewPartitions(name, PARTITIONS + 2) for name in scene.topics.model_dump().values()]
     for made in admin.create_partitions(wanted).values():
         made.result(20)
@@ -149,7 +146,8 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
         config.write_text(_settings(scene, metrics))
         gate = start("gate", config)
         parts.callback(end, gate)
-        address = parts.enter_context(_prometheus(place, metrics))
+        server = shutil.which("prometheus")
+        address = None if server is None else parts.enter_context(prometheus(server, place, {"gate": metrics}))
         context = get_context("spawn")
         over = context.Event()
         load = context.Process(target=feed, args=(kafka, topics.records, PER_SECOND, over), daemon=True)
@@ -227,11 +225,9 @@ def _waiting(scene: Scene) -> float:
 
 def _committed(port: int) -> float:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        return metric(port, "winnow_records_total")
     except OSError:
         return 0.0
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("winnow_records_total"))
 
 
 def _until(is_so: Callable[[], bool], what: str, most_seconds: float = _MOST_SECONDS) -> None:
@@ -242,42 +238,12 @@ def _until(is_so: Callable[[], bool], what: str, most_seconds: float = _MOST_SEC
         time.sleep(0.5)
 
 
-@contextmanager
-def _prometheus(place: Path, port: int) -> Iterator[str | None]:
-    """Run Prometheus with the deployed alerts, where it is installed; yields its address."""
-    server = shutil.which("prometheus")
-    if server is None:
-        yield None
-        return
-    listens = free_port()
-    scraped = [{"job_name": "gate", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}]
-    config = {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(RULES)], "scrape_configs": scraped}
-    (place / "prometheus.json").write_text(json.dumps(config))  # JSON is YAML
-    command = [
-        server,
-        f"--config.file={place}/prometheus.json",
-        f"--storage.tsdb.path={place}/tsdb",
-        f"--web.listen-address=127.0.0.1:{listens}",
-    ]
-    with (
-        (place / "prometheus.log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent) as process,  # noqa: PLW1509
-    ):
-        try:
-            yield f"http://127.0.0.1:{listens}"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
 def _alerts(address: str | None, seconds: float) -> list[str] | None:
     """Return the alerts of gates that were pending or firing in the last so many seconds; None without Prometheus."""
     if address is None:
         return None
     over = f'max_over_time(ALERTS{{alertname!~"Winnow(Review|Trainer).*"}}[{max(1, round(seconds))}s])'
-    asked = urllib.parse.urlencode({"query": over})
-    with urllib.request.urlopen(f"{address}/api/v1/query?{asked}", timeout=10) as answer:  # noqa: S310 - our own
-        return sorted({each["metric"]["alertname"] for each in json.loads(answer.read())["data"]["result"]})
+    return sorted({sample.labels["alertname"] for sample in ask(address, over)})
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from demo.twins import stream
 from foundation.errors import DataRefused, KafkaRefused, SettingInvalid, TopicMissing
-from stream.cluster import base_config, list_topics
+from stream.cluster import administrator, base_config, list_topics
 from stream.config import KafkaSettings
 from stream.files import read_values
 
@@ -29,9 +29,7 @@ def produce_file(
     else:
         assert file is not None
         pairs = ((key_of(value, key), value) for value in read_values(file))
-    from confluent_kafka.admin import AdminClient  # noqa: PLC0415
-
-    if topic not in list_topics(AdminClient(base_config(settings)), settings):
+    if topic not in list_topics(administrator(settings), settings):
         raise TopicMissing(f"topic {topic} does not exist on {settings.bootstrap_servers}; `winnow topics` creates it")
     return _send(settings, topic, pairs, twins, rate)
 

@@ -63,7 +63,7 @@ def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topi
 
     Raises BrokerUnreachable after `kafka.connect_timeout_seconds`, TopicMissing naming the topic.
     """
-    admin = AdminClient(base_config(settings), logger=log)
+    admin = administrator(settings)
     topics = list_topics(admin, settings)
     counts = {}
     for name in needed:
@@ -194,7 +194,7 @@ def make_topics(settings: KafkaSettings, topics: TopicSettings, partitions: int 
 
     Raises BrokerUnreachable, KafkaRefused.
     """
-    admin = AdminClient(base_config(settings), logger=log)
+    admin = administrator(settings)
     existing = list_topics(admin, settings)
     reports = []
     if topics.records not in existing:

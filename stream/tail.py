@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from foundation.errors import KafkaRefused, TopicMissing
-from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, list_topics, record_of
+from stream.cluster import CALL_TIMEOUT_SECONDS, administrator, base_config, list_topics, record_of
 from stream.config import KafkaSettings
 from stream.records import Record
 
@@ -30,7 +29,7 @@ class Tail:
 
         Raises BrokerUnreachable, TopicMissing.
         """
-        counts = list_topics(AdminClient(base_config(settings), logger=log), settings)
+        counts = list_topics(administrator(settings), settings)
         for topic in topics:
             if topic not in counts:
                 raise TopicMissing(f"topic {topic} does not exist on {settings.bootstrap_servers}; `winnow topics` creates it")

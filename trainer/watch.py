@@ -33,7 +33,6 @@ def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelle
 
     What is refused is tried again when more is answered; what fails, Kafka and the registry too, after a pause that doubles.
     """
-    Registry(tables.registry)
     Rules.load(tables.gate.rules_file)  # refused now; later a file half written is tried again
     load_lotteries(tables.gate)
     metrics = TrainMetrics()

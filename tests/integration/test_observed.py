@@ -1,23 +1,21 @@
 """Every panel and every alert's series has an answer on a real Prometheus that scrapes the real services while they work."""
 
-import json
 import math
 import re
 import shutil
-import subprocess
 import threading
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.gate_process import metric
+from bench.watched import RULES as WATCHED
+from bench.watched import ask, prometheus
 from demo.broker import free_port
-from demo.processes import die_with_parent, running, wait_ready
+from demo.processes import running, wait_ready
 from demo.reviewer import Connection, verdict_path
 from demo.run import RULES
 from demo.twins import Twin, take
@@ -30,58 +28,20 @@ from tests.integration.conftest import send, wait_until
 
 pytestmark = pytest.mark.integration
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 WINDOW = "30s"
-
-
-@contextmanager
-def prometheus(place: Path, targets: dict[str, int]) -> Iterator[str]:
-    """Run Prometheus on these ports' /metrics with the rules that are deployed; yields its address."""
-    server = program("prometheus", lambda: Path(found) if (found := shutil.which("prometheus")) else None)
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(DEPLOY / "prometheus" / "rules.yaml")],
-        "scrape_configs": [{"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]} for job, port in targets.items()],
-    }
-    (place / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    command = [
-        server,
-        f"--config.file={place}/prometheus.yaml",
-        f"--storage.tsdb.path={place}/tsdb",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (
-        (place / "prometheus.log").open("w") as log,
-        subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=die_with_parent) as process,
-    ):
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def ask(address: str, expr: str) -> list[float]:
-    """Return the values that Prometheus has for a question."""
-    with urllib.request.urlopen(f"{address}/api/v1/query?{urllib.parse.urlencode({'query': expr})}", timeout=10) as answer:
-        said = json.loads(answer.read())
-    assert said["status"] == "success", said
-    return [float(sample["value"][1]) for sample in said["data"]["result"]]
+ENDED = tuple(f'winnow_train_cycles_total{{outcome="{outcome}"}}' for outcome in ("promoted", "challenger"))
 
 
 def has_answer(address: str, expr: str) -> bool:
-    return any(math.isfinite(value) for value in ask(address, expr))
+    return any(math.isfinite(sample.value) for sample in ask(address, expr))
 
 
-def metric(port: int, pattern: str) -> float:
-    """Return the sum of the samples of a service whose line matches; 0 where it does not answer."""
+def told(port: int, *names: str) -> float:
+    """Return the sum of the samples of a service whose line begins so; 0 where it does not answer."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        return sum(metric(port, name) for name in names)
     except OSError:
         return 0.0
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(pattern, line))
 
 
 class Work(threading.Thread):
@@ -139,14 +99,15 @@ def test_every_panel_and_every_alert_has_data(
     with ExitStack() as services:
         review = services.enter_context(running("review", config))
         services.enter_context(running("gate", config))
-        address = services.enter_context(prometheus(tmp_path, ports))
+        server = program("prometheus", lambda: Path(found) if (found := shutil.which("prometheus")) else None)
+        address = services.enter_context(prometheus(server, tmp_path, ports))
         work = Work(kafka, topics.records, wait_ready(review, "the review service"), twins)
         work.start()
         services.callback(work.join, 30)
         services.callback(work.over.set)
-        wait_until(lambda: metric(ports["review"], r"winnow_review_verdicts_total") > 120, 90)
+        wait_until(lambda: told(ports["review"], "winnow_review_verdicts_total") > 120, 90)
         trainer = services.enter_context(running("train --watch", config))
-        wait_until(lambda: metric(ports["trainer"], r'winnow_train_cycles_total\{outcome="(promoted|challenger)"\}') >= 1, 150)
+        wait_until(lambda: told(ports["trainer"], *ENDED) >= 1, 150)
         assert trainer.poll() is None
         asked: dict[str, str] = {
             f"{board.title}, {panel.title}: {query.expr}": with_variables(query.expr, WINDOW)
@@ -154,7 +115,7 @@ def test_every_panel_and_every_alert_has_data(
             for panel in board.panels
             for query in panel.queries
         }
-        rules = yaml.safe_load((DEPLOY / "prometheus" / "rules.yaml").read_text())
+        rules = yaml.safe_load(WATCHED.read_text())
         for rule in (rule for group in rules["groups"] for rule in group["rules"]):
             for series in set(re.findall(r"winnow[_:][a-z0-9_:]+(?:\{[^}]*\})?", rule["expr"])):
                 asked[f"{rule.get('alert') or rule['record']}, {series}"] = series
@@ -171,4 +132,4 @@ def test_every_panel_and_every_alert_has_data(
             time.sleep(1)
         assert silent == {}, f"{len(asked)} questions were asked"
         assert len(asked) > 100
-        assert ask(address, "up") == [1.0, 1.0, 1.0]
+        assert [sample.value for sample in ask(address, "up")] == [1.0, 1.0, 1.0]
