@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from demo.processes import die_with_parent
+from foundation.aside import locked
 from foundation.cache import cache_directory
 from foundation.errors import BrokerNotStarted, SettingInvalid
 
@@ -46,7 +47,10 @@ def fetch_jars(cache: Path) -> list[Path]:
     places = {coordinate: cache / "jars" / _file_name(coordinate) for coordinate, _ in wanted}
     missing = [coordinate for coordinate, path in places.items() if not path.is_file()]
     if missing:
-        _download({coordinate: places[coordinate] for coordinate in missing}, dict(wanted))
+        with locked(cache / "jars.lock"):  # one process of this machine fetches them; the others find them there
+            missing = [coordinate for coordinate in missing if not places[coordinate].is_file()]
+            if missing:
+                _download({coordinate: places[coordinate] for coordinate in missing}, dict(wanted))
     for coordinate, digest in wanted:
         _check(coordinate, places[coordinate], digest)
     return list(places.values())

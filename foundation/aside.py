@@ -1,6 +1,6 @@
-"""Directories that are written aside and must not outlive who writes them: held by a lock, which ends with the process.
+"""Locks that end with their process: on a file, for work that one process does alone; on a directory that must not outlive its writer.
 
-Enters: a directory to hold, or a parent to look through. Leaves: nothing that nobody holds.
+Enters: a lock file, a directory to hold, or a parent to look through. Leaves: nothing that nobody holds.
 """
 
 import fcntl
@@ -12,6 +12,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _YOUNG_SECONDS = 60.0
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, made with its directory if missing, once every other process of this machine has let it go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

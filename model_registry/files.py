@@ -4,15 +4,13 @@ A version is written aside, synced, renamed: it is whole or it is not there; wha
 removes. Aliases move under one lock.
 """
 
-import fcntl
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-from foundation.aside import held, sweep
+from foundation.aside import held, locked, sweep
 from foundation.errors import FileChanged, ModelRefused
 from model_registry.manifest import MANIFEST, Manifest, verify_files
 
@@ -73,7 +71,7 @@ class FileStore:
                 (aside / MANIFEST).write_bytes(manifest.to_bytes())
                 for path in [*aside.rglob("*"), aside]:
                     _sync(path)
-                with self._lock():
+                with locked(self.root / ".lock"):
                     number = max(self.numbers(), default=0) + 1
                     aside.rename(versions / str(number))
             _sync(versions)
@@ -98,7 +96,7 @@ class FileStore:
 
     def change(self, name: str, step: Callable[[bytes | None], bytes | None]) -> None:
         """Replace the file of an alias by what `step` makes of it, under the registry's lock; None leaves it."""
-        with self._lock():
+        with locked(self.root / ".lock"):
             content = step(self.alias(name))
             if content is not None:
                 self._replace(name, content)
@@ -113,13 +111,6 @@ class FileStore:
         _sync(aside)
         aside.rename(directory / f"{name}.json")
         _sync(directory)
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _sync(path: Path) -> None:

@@ -7,16 +7,15 @@ aliases/NAME    replaced only by who has read its last state (compare and swap)
 Gates load from copies on this machine, one directory per manifest digest below the cache, shared by all of a user's processes.
 """
 
-import fcntl
 import json
 import random
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from foundation.aside import locked
 from foundation.cache import cache_directory
 from foundation.errors import FileChanged, ModelRefused
 from model_registry.bucket import Bucket
@@ -69,7 +68,8 @@ class ObjectStore:
                 raise FileChanged(f"{self.place}/versions/{number}: the manifest lists {name}, which lies outside")
         copy = self.directory(number, digest)
         try:
-            with self._locked(copy):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(copy.with_suffix(".lock")):  # one process of this machine fetches it; the others find it there
                 self._complete(copy, number, digest, manifest, tags)
                 try:
                     verify_files(copy, manifest)
@@ -166,14 +166,6 @@ class ObjectStore:
         if not (copy / MANIFEST).is_file() or (copy / MANIFEST).read_bytes() != content:
             aside.write_bytes(content)
             aside.rename(copy / MANIFEST)
-
-    @contextmanager
-    def _locked(self, copy: Path) -> Iterator[None]:
-        """Let one process of this machine fetch a version; the others find it there."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with copy.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _marked(content: bytes, mark: str) -> bytes:

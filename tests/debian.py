@@ -6,15 +6,25 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from foundation.aside import locked
 from foundation.cache import cache_directory
 from tests.conftest import skip_or_fail
 
 INSTALL_SECONDS = 300
-AXE = "axe-core@4.10.3"
 
 
 def program(package: str, find: Callable[[], Path | None]) -> Path:
     """Return a program's path, after installing its package if that is possible; else skip, or fail where all must run."""
+    with locked(cache_directory() / "debian.lock"):  # apt itself refuses a second one
+        return _installed(package, find)
+
+
+def on_path(name: str) -> Callable[[], Path | None]:
+    """Return how to look for a program on PATH."""
+    return lambda: Path(found) if (found := shutil.which(name)) else None
+
+
+def _installed(package: str, find: Callable[[], Path | None]) -> Path:
     found = find()
     if found is not None:
         return found
@@ -43,18 +53,4 @@ def chromium() -> Path:
 
 def openssl() -> Path:
     """Return the program that makes keys and certificates."""
-    return program("openssl", lambda: Path(found) if (found := shutil.which("openssl")) else None)
-
-
-def axe_script() -> Path:
-    """Return axe-core's script, fetched by npm into the cache once."""
-    place = cache_directory() / "axe"
-    script = place / "node_modules" / "axe-core" / "axe.min.js"
-    if not script.is_file():
-        npm = program("npm", lambda: Path(found) if (found := shutil.which("npm")) else None)
-        place.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--prefix", place, "--no-audit", "--no-fund", "--no-package-lock", AXE]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
-        if not script.is_file():
-            skip_or_fail(f"npm could not fetch {AXE}: {done.stderr[-300:]}")
-    return script
+    return program("openssl", on_path("openssl"))

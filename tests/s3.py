@@ -77,4 +77,4 @@ def _python() -> Path:
             [UV, "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", PINS],
         ]
 
-    return built("s3-server", PINS, commands) / "bin" / "python"
+    return built("s3-server", PINS.read_bytes(), commands) / "bin" / "python"

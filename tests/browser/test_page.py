@@ -15,12 +15,14 @@ from model_registry.config import RegistrySettings
 from review.config import ReviewSettings
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.browser.serving import served
-from tests.debian import axe_script, chromium
+from tests.debian import chromium
 from tests.integration.conftest import send, wait_until
 from tests.integration.reviewing import events, held, released
+from tests.pinned import npm_packages
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
 
+AXE = "axe-core@4.10.3"
 PHONE = {"width": 390, "height": 844}
 
 
@@ -90,7 +92,8 @@ def decision_shown(page: Page) -> str:
 
 def axe(page: Page) -> list[Any]:
     """Return what axe finds wrong with the page; its script comes from npm and is run by the test, not by the page."""
-    page.evaluate(axe_script().read_text(encoding="utf-8"))
+    script = npm_packages("axe", AXE) / "node_modules" / "axe-core" / "axe.min.js"
+    page.evaluate(script.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [(each["id"], [node["html"][:120] for node in each["nodes"]]) for each in found["violations"]]
 

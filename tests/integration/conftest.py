@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -108,7 +109,9 @@ def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     programs = postgres()
     place, port = tmp_path_factory.mktemp("postgresql"), free_port()
     owner = "postgres" if os.geteuid() == 0 else getpass.getuser()  # PostgreSQL refuses to run as root
-    for directory in (place, *place.parents[:2]):
+    for directory in (place, *place.parents):
+        if directory == Path(tempfile.gettempdir()):
+            break
         directory.chmod(0o755)
     data = place / "data"
     data.mkdir()

@@ -23,7 +23,7 @@ from deploy.dashboards import BOARDS
 from deploy.panels import with_variables
 from stream.config import KafkaSettings, TopicSettings
 from stream.decide import ticket
-from tests.debian import program
+from tests.debian import on_path, program
 from tests.integration.conftest import send, wait_until
 
 pytestmark = pytest.mark.integration
@@ -99,7 +99,7 @@ def test_every_panel_and_every_alert_has_data(
     with ExitStack() as services:
         review = services.enter_context(running("review", config))
         services.enter_context(running("gate", config))
-        server = program("prometheus", lambda: Path(found) if (found := shutil.which("prometheus")) else None)
+        server = program("prometheus", on_path("prometheus"))
         address = services.enter_context(prometheus(server, tmp_path, ports))
         work = Work(kafka, topics.records, wait_ready(review, "the review service"), twins)
         work.start()

@@ -284,7 +284,7 @@ def test_a_published_version_is_the_reward_model_of_a_ppo_run(registry_url: str,
 def ppo_place() -> Path:
     """Return a directory with the last TRL that has a PPO trainer; the rest of its needs are ours."""
     install = [UV, "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", "--require-hashes", "-r", PPO_PINS]
-    return built("ppo", PPO_PINS, lambda place: [[*install, "--target", place]])
+    return built("ppo", PPO_PINS.read_bytes(), lambda place: [[*install, "--target", place]])
 
 
 @pytest.mark.parametrize("of", ["answer", "record"])

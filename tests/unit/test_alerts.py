@@ -4,7 +4,6 @@ promtool evaluates the very file that is deployed. Series are written as promtoo
 """
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ import yaml
 from review.metrics import ReviewMetrics
 from stream.metrics import GateMetrics
 from stream.rules import Rules
-from tests.debian import program
+from tests.debian import on_path, program
 from trainer.metrics import TrainMetrics
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -130,7 +129,7 @@ def alerts() -> dict[str, dict[str, Any]]:
 
 
 def promtool(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    found = program("prometheus", lambda: Path(found) if (found := shutil.which("promtool")) else None)
+    found = program("prometheus", on_path("promtool"))
     return subprocess.run([found, *arguments], capture_output=True, text=True, timeout=300, check=False)
 
 

@@ -2,15 +2,12 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 from deploy.dashboards import BOARDS, DEPLOY, HERE, wrong_with
 from deploy.panels import Board, Panel, Query, Row, as_json, with_variables
-from foundation.cache import cache_directory
-from tests.conftest import skip_or_fail
-from tests.debian import INSTALL_SECONDS, program
+from tests.pinned import npm_packages
 
 PACKAGES = ("@grafana/schema@12.3.0", "typescript@5.9.3")
 # Grafana's enums as the JSON has them, and a Prometheus question where its own plug-in has one
@@ -23,22 +20,9 @@ type Board = Plain<Omit<Dashboard, "annotations"> & { annotations?: Asked }>;
 """
 
 
-def grafana_types() -> Path:
-    """Return a directory with Grafana's types and TypeScript, fetched by npm into the cache once."""
-    place = cache_directory() / "grafana-types"
-    if not (place / "node_modules" / ".bin" / "tsc").exists():
-        npm = program("npm", lambda: Path(found) if (found := shutil.which("npm")) else None)
-        place.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--prefix", place, "--no-audit", "--no-fund", "--no-package-lock", *PACKAGES]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
-        if done.returncode:
-            skip_or_fail(f"npm could not fetch {PACKAGES}: {done.stderr[-300:]}")
-    return place
-
-
 def type_check(place: Path, boards: dict[str, object]) -> str:
     """Return what TypeScript says against dashboards; nothing if all is well."""
-    tools = grafana_types()
+    tools = npm_packages("grafana-types", *PACKAGES)
     (place / "node_modules").symlink_to(tools / "node_modules")
     for name, board in boards.items():
         (place / f"{name}.ts").write_text(f"{TYPES}export const board: Board = {json.dumps(board, indent=1)};\n")

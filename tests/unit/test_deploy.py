@@ -14,10 +14,9 @@ import pytest
 import yaml
 
 from commands.shared import tables
-from foundation.cache import cache_directory
 from foundation.settings import load
-from tests.conftest import skip_or_fail
-from tests.debian import INSTALL_SECONDS, program
+from tests.debian import on_path, program
+from tests.pinned import go_program
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -226,23 +225,8 @@ def test_the_package_runs_when_it_is_installed_and_not_edited(tmp_path: Path) ->
     assert "[gate]" in said.stdout, said.stderr
 
 
-def compose_go() -> Path:
-    """Return the compose specification's own loader, built by Go into the cache once."""
-    place = cache_directory() / "compose-go"
-    if not (place / "cmd").is_file():
-        go = program("golang-go", lambda: Path(found) if (found := shutil.which("go")) else None)
-        place.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [go, "install", COMPOSE_GO], env={**os.environ, "GOBIN": str(place)}, capture_output=True, text=True, timeout=INSTALL_SECONDS,
-            check=False,
-        )  # fmt: skip
-        if done.returncode:
-            skip_or_fail(f"Go could not build {COMPOSE_GO}: {done.stderr[-300:]}")
-    return place / "cmd"
-
-
 def test_compose_is_what_its_specification_says() -> None:
-    done = run(compose_go(), "compose.yaml", cwd=DEPLOY)
+    done = run(go_program(COMPOSE_GO), "compose.yaml", cwd=DEPLOY)
     assert (done.returncode, done.stderr) == (0, "")
     model = yaml.safe_load(done.stdout)
     services = model["services"]
@@ -263,9 +247,9 @@ def test_compose_is_what_its_specification_says() -> None:
 
 def test_prometheus_and_alertmanager_take_their_files(tmp_path: Path) -> None:
     place = DEPLOY / "prometheus"
-    promtool = program("prometheus", lambda: Path(found) if (found := shutil.which("promtool")) else None)
+    promtool = program("prometheus", on_path("promtool"))
     assert run(promtool, "check", "config", place / "prometheus.yaml").returncode == 0
-    amtool = program("prometheus-alertmanager", lambda: Path(found) if (found := shutil.which("amtool")) else None)
+    amtool = program("prometheus-alertmanager", on_path("amtool"))
     # Debian's amtool is older than url_file; what it checks is the rest, and the routing
     config = tmp_path / "alertmanager.yaml"
     config.write_text(re.sub(r"url_file: [^,]+", "url: http://127.0.0.1/", (place / "alertmanager.yaml").read_text()))
