@@ -7,7 +7,7 @@ PEERS := $(VENV)/.peers
 QUIX := $(VENV)/.quix
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -41,18 +41,21 @@ docs: $(READY) ## write the generated pages and dashboards again
 	@$(BIN)/python -m deploy.dashboards
 
 pins: ## resolve the requirements files again, from pyproject.toml and constraints.in, moto's and the last TRL with PPO for the tests and the benchmarks' peers
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev --extra traces -c constraints.in pyproject.toml -o requirements.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra dev --extra schemas --extra traces -c constraints.in pyproject.toml -o requirements.txt
 	@grep -E '^[a-zA-Z0-9_.-]+==' requirements.txt | sed 's/ *\\$$//' > $(VENV)/pinned.txt
-	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra traces -c $(VENV)/pinned.txt pyproject.toml -o requirements-run.txt
+	@$(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --extra schemas --extra traces -c $(VENV)/pinned.txt pyproject.toml -o requirements-run.txt
 	@printf 'flask\nflask-cors\nmoto[s3]\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-s3-server.txt
 	@printf 'trl==1.12.0\n' | $(BIN)/uv pip compile -q --no-deps --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-ppo.txt
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-scale bench-scoring bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-framed bench-scale bench-scoring bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
 	@$(BIN)/python -m bench.gate $(ARGS)
+
+bench-framed: $(READY) ## the gate over the same records as JSON, Avro, Protobuf and JSON Schema
+	@$(BIN)/python -m bench.framed $(ARGS)
 
 bench-scale: $(READY) ## one gate to four, records from 20 to 2,000 tokens, a backlog that grows to 1,000,000
 	@$(BIN)/python -m bench.scale $(ARGS)

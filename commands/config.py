@@ -20,15 +20,17 @@ def config_show(config: Config = None) -> None:
 def config_check(config: Config = None) -> None:
     """Exit 0 if every setting, and every file that one names, can be used, else say which cannot."""
     settings = settings_from(config)
+    from foundation.secret_file import read_named
     from model_registry.registry import Registry
     from review.auth import check_bind, load_users
-    from stream.cluster import secrets_of
     from stream.rules import Rules
+    from stream.schemas import Schemas
 
     Rules.load(settings.gate.rules_file)
     check_bind(settings.review, load_users(settings.review.users_file))
     Registry(settings.registry)
-    secrets_of(settings.kafka)
+    Schemas(settings.kafka).close()
+    read_named("kafka.secrets", settings.kafka.secrets)
 
 
 @config_app.command("schema")

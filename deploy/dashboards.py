@@ -128,6 +128,7 @@ PIPELINE = Board(
                 Panel("Since the last commit", "By gate; grows while no record comes, too.", "s", (Query("time() - (winnow_last_commit_timestamp_seconds{} > 0)", "{{instance}}"),)),
                 Panel("Transactions", "A second, by outcome; aborted ones are tried again, split ones held a record that the broker refused.", "ops", (Query(rate("winnow_transactions_total", "outcome"), "{{outcome}}"),)),
                 Panel("Rebalances", "Callbacks in five minutes, by kind.", "short", (Query("sum by (kind) (increase(winnow_rebalances_total{}[5m]))", "{{kind}}"),)),
+                Panel("Schema registry", "Vain tries a second to fetch the schema that a record names; the gate waits meanwhile.", "ops", (Query(rate("winnow_schema_registry_failures_total"), "failed"),)),
                 Panel("Given up, unwritable", "Records left to a partition's next owner, and records that the broker refused.", "recps", (Query(rate("winnow_records_given_up_total"), "given up"), Query(rate("winnow_records_unwritable_total"), "unwritable"), Query(rate("winnow_audits_refused_total"), "audit copies refused"))),
             ),
         ),

@@ -53,6 +53,10 @@ class GateFenced(KafkaRefused):
     """Another gate uses the same group and instance."""
 
 
+class SchemaRegistryAway(KafkaRefused):
+    """The schema registry does not answer, or will not."""
+
+
 class BrokerNotStarted(KafkaRefused):
     """The embedded Kafka could not be fetched, verified or started."""
 

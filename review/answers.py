@@ -26,11 +26,13 @@ from review.refused import AnswerInvalid, LeaseLost, NotAllowed, RecordUnknown
 from review.rows import as_record
 from review.store import Store
 from stream.decode import decode_value
+from stream.framed import DoesNotFit
 from stream.missed import wrong_passed
-from stream.records import Content, Reading, Verdict
+from stream.records import Content, Reading, Unread, Verdict
 from stream.release import Releaser
 from stream.render import leaves, render, without_surrogates
 from stream.rules import Rules
+from stream.schemas import Schemas
 
 log = logging.getLogger("winnow.review")
 
@@ -54,6 +56,7 @@ class Deps(NamedTuple):
     releaser: Releaser
     rules: Reread[Rules]
     metrics: ReviewMetrics
+    schemas: Schemas
 
 
 class Answers:
@@ -61,7 +64,7 @@ class Answers:
 
     def __init__(self, deps: Deps) -> None:
         """Take the parts."""
-        self._settings, self._store, self._ingest, self._publisher, self._releaser, self._rules, self._metrics = deps
+        self._settings, self._store, self._ingest, self._publisher, self._releaser, self._rules, self._metrics, self._schemas = deps
         self._measured_until = 0.0
 
     def not_ready(self) -> str | None:
@@ -158,7 +161,9 @@ class Answers:
 
     def value(self, decision_id: str) -> str:
         """Return a record's whole value as text, to be corrected."""
-        return (self._row(decision_id).value or b"").decode("utf-8", "replace")
+        value = self._row(decision_id).value
+        opened = self._schemas.opened(value)
+        return ((value if isinstance(opened, Unread) else opened) or b"").decode("utf-8", "replace")
 
     def counts(self, who: Who | None) -> dict[str, Any]:
         """Return what is open, leased and done, and how far who asks has come today."""
@@ -205,7 +210,7 @@ class Answers:
 
     def _shown(self, row: Any, who: Who) -> dict[str, Any]:
         """Return what a reviewer sees: of a blind record nothing that the gate thought of it, nor what others made of it."""
-        reading = decode_value(row.value, "auto")
+        reading = self._schemas.read(row.value)
         suspect = {} if row.blind else {str(path): float(weight) for path, weight in json.loads(row.suspect)}
         shown: dict[str, Any] = {
             "blind": row.blind,
@@ -215,7 +220,7 @@ class Answers:
             "bytes": len(row.value or b""),
             "fields": _fields(reading, suspect),
             "earlier": [
-                {"decision_id": name, "source": source, "timestamp_ms": time_ms, "text": _one_line(value)}
+                {"decision_id": name, "source": source, "timestamp_ms": time_ms, "text": _one_line(self._schemas.opened(value))}
                 for name, source, time_ms, value in self._store.earlier(row.key, row.timestamp_ms, MOST_EARLIER)
             ],
             # a second look is asked for after a "wrong", and a release tells of a "right"
@@ -269,10 +274,14 @@ class Answers:
             return None
         if not isinstance(text, str) or answer != "wrong":
             raise AnswerInvalid("correction_verdict")
-        value = text.encode("utf-8", "surrogatepass")
+        given = text.encode("utf-8", "surrogatepass")
+        try:
+            value = self._schemas.framed(given, row.value)
+        except DoesNotFit as error:
+            raise AnswerInvalid("correction_unread", why=str(error)) from error
         if value == row.value:
             raise AnswerInvalid("correction_same")
-        reading = decode_value(value, "json" if row.content_type == "json" else "auto")
+        reading = decode_value(given, "auto" if row.content_type == "text" else "json")
         if not isinstance(reading, Content):
             raise AnswerInvalid("correction_unread", why=f"{reading.reason} {reading.detail}".strip())
         broken = [violation for violation in self._rules.value.check([reading])[0] if violation.is_error]
@@ -381,7 +390,9 @@ def _fields(reading: Reading, suspect: dict[str, float]) -> list[dict[str, Any]]
     ]
 
 
-def _one_line(value: bytes | None) -> str:
+def _one_line(value: bytes | Unread | None) -> str:
+    if isinstance(value, Unread):
+        return f"{value.reason} {value.detail}"[:300]
     return " ".join((value or b"")[: MOST_CHARACTERS * 4].decode("utf-8", "replace").split())[:300]
 
 

@@ -13,12 +13,14 @@ from functools import partial
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from foundation.errors import WinnowError
+from foundation.errors import SchemaRegistryAway, WinnowError
 from review.metrics import ReviewMetrics
+from review.rows import clean_row, row_of, verdict_row
 from review.store import Store
 from stream import wire
 from stream.config import KafkaSettings, TopicSettings
 from stream.records import Record, Verdict
+from stream.schemas import Schemas
 from stream.tail import Tail
 
 log = logging.getLogger("winnow.review")
@@ -38,6 +40,7 @@ class Ingest(threading.Thread):
         topics: TopicSettings,
         store: Store,
         metrics: ReviewMetrics,
+        schemas: Schemas,
         *,
         read_clean: bool,
         rebuild: bool = False,
@@ -51,6 +54,7 @@ class Ingest(threading.Thread):
         self._topics = topics
         self._store = store
         self._metrics = metrics
+        self._schemas = schemas
         self._failed = failed
         names = [topics.quarantine, topics.audit, topics.verdicts, *([topics.clean] if read_clean else [])]
         kept = {place: after for place, after in store.take_over(forget=rebuild).items() if place[0] in names}
@@ -122,7 +126,7 @@ class Ingest(threading.Thread):
                 clean.append(record)
             elif wire.last(record.headers, wire.DECISION_ID) is not None:
                 held.append(("audit" if record.topic == self._topics.audit else "quarantine", record))
-        if not self._patiently(partial(self._store.apply, held, verdicts, clean, changed)):
+        if not self._patiently(partial(self._apply, held, verdicts, clean, changed)):
             return
         self._stored |= changed
         if verdicts:
@@ -132,14 +136,32 @@ class Ingest(threading.Thread):
                 self._seen |= {_name_of(verdict): now for _, verdict in verdicts}
                 self._applied.notify_all()
 
+    def _apply(
+        self,
+        held: list[tuple[str, Record]],
+        verdicts: list[tuple[Record, Verdict]],
+        clean: list[Record],
+        offsets: dict[tuple[str, int], int],
+    ) -> None:
+        self._store.apply(
+            [row_of(source, record, self._schemas) for source, record in held],
+            [verdict_row(record, verdict) for record, verdict in verdicts],
+            [clean_row(record) for record in clean],
+            offsets,
+        )
+
     def _patiently(self, apply: Callable[[], object]) -> bool:
-        """Apply as often as it needs while the database is away, which twice is harmless; False when told to stop."""
+        """Apply as often as it needs while the database or the schema registry is away; False when told to stop. Twice is harmless."""
         while not self._over.is_set():
             try:
                 apply()
             except (OperationalError, PoolTimeout) as error:
                 self._trouble = f"the store does not answer: {type(error).__name__}"
                 log.warning("the store does not answer; trying again", extra={"detail": str(error).splitlines()[:1]})
+                self._over.wait(_PAUSE_SECONDS)
+            except SchemaRegistryAway as error:
+                self._trouble = str(error)
+                log.warning("the schema registry does not answer; trying again", extra={"detail": str(error)})
                 self._over.wait(_PAUSE_SECONDS)
             else:
                 self._trouble = None

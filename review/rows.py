@@ -8,9 +8,9 @@ from typing import Any
 from review.pattern import pattern_of
 from stream import wire
 from stream.decide import logit, ticket
-from stream.decode import decode_value
 from stream.records import Content, Headers, Record, Verdict
 from stream.render import leaves, text_of, without_surrogates
+from stream.schemas import Schemas
 
 _CERTAIN = 1e3
 
@@ -31,15 +31,18 @@ def as_record(row: Any) -> Record:
     return Record(topic, int(partition), int(offset), row.timestamp_ms, row.key, row.value, headers_of(row))
 
 
-def row_of(source: str, record: Record) -> dict[str, object]:
-    """Return the row of a held or audited record; what was drawn by the flat lottery is blind, held or not."""
+def row_of(source: str, record: Record, schemas: Schemas) -> dict[str, object]:
+    """Return the row of a held or audited record; what was drawn by the flat lottery is blind, held or not.
+
+    Raises SchemaRegistryAway.
+    """
     _, ours = wire.split(record.headers)  # what a producer wrote under our names is not the gate's word
 
     def said(name: str) -> str | None:
         return _storable(wire.last(ours, name))
 
     decision_id = said(wire.DECISION_ID) or record.decision_id
-    reading = decode_value(record.value, "auto")
+    reading = schemas.read(record.value)
     content = reading if isinstance(reading, Content) else None
     suspect = _suspect(said(wire.SUSPECT))
     p_chosen, threshold = _number(said(wire.P_CHOSEN)), _number(said(wire.THRESHOLD))
@@ -55,7 +58,7 @@ def row_of(source: str, record: Record) -> dict[str, object]:
         "value": record.value,
         "headers": json.dumps(headers),
         "timestamp_ms": record.timestamp_ms,
-        "content_type": "json" if content is not None and content.is_json else "text",
+        "content_type": schemas.kind_of(record.value) or ("json" if content is not None and content.is_json else "text"),
         "p_chosen": p_chosen,
         "threshold": threshold,
         "reason": said(wire.REASON) or "",

@@ -23,6 +23,7 @@ from review.store import Store, opened
 from stream.cluster import look_at_cluster
 from stream.release import Releaser
 from stream.rules import Rules
+from stream.schemas import Schemas
 
 log = logging.getLogger("winnow.review")
 
@@ -50,16 +51,17 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
     cluster = look_at_cluster(kafka, [topics.clean, topics.quarantine, topics.audit, topics.verdicts], topics.clean)
     with ExitStack() as parts:
         store = parts.enter_context(opened(settings.database_url, settings.second_share, anew=rebuild))
-        metrics = ReviewMetrics()
+        metrics, schemas = ReviewMetrics(), Schemas(kafka)
+        parts.callback(schemas.close)
         # the transactional id comes first: it ends what a predecessor left open, so that the topics have an end to read to
         publisher = Publisher(kafka, failed)
         parts.callback(publisher.stop)
-        ingest = Ingest(kafka, topics, store, metrics, read_clean=settings.read_clean, failed=failed, rebuild=rebuild)
+        ingest = Ingest(kafka, topics, store, metrics, schemas, read_clean=settings.read_clean, failed=failed, rebuild=rebuild)
         parts.callback(ingest.stop)
         records = ingest.catch_up()
         store.reopen_unpublished()
         releaser = Releaser(topics, cluster.partition_counts, tables.gate.partitioner)
-        answers = Answers(Deps(settings, store, ingest, publisher, releaser, rules, metrics))
+        answers = Answers(Deps(settings, store, ingest, publisher, releaser, rules, metrics, schemas))
         models = Models(Registry(tables.registry), store, Gates(_gates_of(tables)))
         pages = Pages(settings, store, answers, models, Door(settings, store, users), metrics)
         ingest.start()

@@ -18,13 +18,16 @@ from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
 from review.leases import Leases, was_answered
-from review.rows import clean_row, hash_of, row_of, verdict_row
+from review.rows import hash_of
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
-from stream.records import REPLAY, Lottery, Record, Verdict
+from stream.records import REPLAY, Lottery
 
 _ENOUGH_REVIEWERS = 3
 _SCHEMA = 2
+
+
+Row = dict[str, object]
 
 
 class Counts(NamedTuple):
@@ -104,25 +107,22 @@ class Store:
 
     def apply(
         self,
-        held: Sequence[tuple[str, Record]],
-        verdicts: Sequence[tuple[Record, Verdict]],
-        clean: Sequence[Record],
+        held: Sequence[Row],
+        verdicts: Sequence[Row],
+        clean: Sequence[Row],
         offsets: dict[tuple[str, int], int],
     ) -> set[str]:
         """Take in what was read, with the offsets behind it, in one transaction; return the decisions that were touched.
 
-        `held` are records with their source. What is there already changes nothing, so reading twice is harmless.
+        What is there already changes nothing, so reading twice is harmless.
         Raises StoreTaken.
         """
-        rows = [row_of(source, record) for source, record in held]
-        said = [verdict_row(record, verdict) for record, verdict in verdicts]
-        earlier = [clean_row(record) for record in clean]
-        touched = {str(row["decision_id"]) for row in [*rows, *said]}
+        touched = {str(row["decision_id"]) for row in [*held, *verdicts]}
         with self._engine.begin() as db:
             epoch = db.execute(sa.select(tables.owner.c.epoch).with_for_update(read=True)).scalar()
             if epoch != self._epoch:
                 raise StoreTaken("another `winnow review` has taken this store over; stop one of the two")
-            for table, new in ((tables.records, rows), (tables.verdicts, said), (tables.clean, earlier)):
+            for table, new in ((tables.records, held), (tables.verdicts, verdicts), (tables.clean, clean)):
                 if new:
                     db.execute(tables.insert(db, table).on_conflict_do_nothing(), new)
             self._settle(db, touched)

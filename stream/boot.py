@@ -24,6 +24,7 @@ from stream.metrics import GateMetrics, Health, MetricsServer
 from stream.reading_process import COLLECT_EVERY
 from stream.route import Router
 from stream.rules import Rules
+from stream.schemas import Schemas
 from stream.traces import Tracer
 from stream.transaction import Instance, Sink
 
@@ -78,15 +79,17 @@ def run_with_model(
     for topic, count in cluster.partition_counts.items():
         metrics.topic_partitions.labels(topic).set(count)
     cache = RewardCache(gate.cache_records, metrics.count_looked) if gate.cache_records else None
-    lasting = Lasting(cluster.topic_ids, load_lotteries(gate), cache)
+    stop = _stop_on_signals()
+    schemas = Schemas(kafka, stop, metrics.schema_registry_failures.inc)
+    lasting = Lasting(cluster.topic_ids, load_lotteries(gate), cache, schemas)
 
     def make(rules: Rules, model: "LiveModel | None", like: Service | None = None) -> Service:
         return make_service(gate, lasting, rules, model, like)
 
     service = make(rules, model)
     metrics.in_service(rules, model, None)
-    stop = _stop_on_signals()
     with ExitStack() as open_parts:
+        open_parts.callback(schemas.close)
         instance = Instance(kafka, gate.group, gate.instance)
         open_parts.callback(instance.release)
         if gate.metrics_port:

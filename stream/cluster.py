@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
 from foundation.errors import BrokerUnreachable, KafkaRefused, SettingInvalid, TopicMissing
+from foundation.secret_file import read_named
 from stream.config import KafkaSettings, TopicSettings
 from stream.records import Record
 
@@ -42,20 +43,8 @@ def base_config(settings: KafkaSettings) -> dict[str, Any]:
         "client.id": "winnow",
         "log_level": 3,
         **settings.extra,
-        **secrets_of(settings),
+        **read_named("kafka.secrets", settings.secrets),
     }
-
-
-def secrets_of(settings: KafkaSettings) -> dict[str, str]:
-    """Return what the files of `kafka.secrets` hold, less the end of their last line. Raises SettingInvalid."""
-    found = {}
-    for name, path in settings.secrets.items():
-        try:
-            found[name] = path.read_text().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-            raise SettingInvalid(f'kafka.secrets."{name}" = {path} cannot be read: {why}') from error
-    return found
 
 
 def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topic: str) -> Cluster:
@@ -137,9 +126,9 @@ def missing_rights(admin: AdminClient, read: str, written: list[str]) -> list[st
     return [f"{need.name} on {name}" for name, need in needs.items() if allowed[name] is not None and need not in allowed[name]]
 
 
-def first_and_last_ms(settings: KafkaSettings, topic: str, partitions: int) -> tuple[list[int], list[int]]:
-    """Return the timestamps of the first and the last record of every partition that has any. Raises KafkaRefused."""
-    found: tuple[list[int], list[int]] = ([], [])
+def first_and_last(settings: KafkaSettings, topic: str, partitions: int) -> tuple[list[Message], list[Message]]:
+    """Return the first and the last record of every partition that has any. Raises KafkaRefused."""
+    found: tuple[list[Message], list[Message]] = ([], [])
     consumer = Consumer(
         {**base_config(settings), "group.id": "winnow-doctor", "enable.auto.commit": False, "isolation.level": "read_committed"}
     )
@@ -147,12 +136,12 @@ def first_and_last_ms(settings: KafkaSettings, topic: str, partitions: int) -> t
         with _said_no(f"{topic} cannot be read"):
             for partition in range(partitions):
                 low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=CALL_TIMEOUT_SECONDS)
-                for offset, times_ms in ((low, found[0]), (high - 1, found[1])):
+                for offset, messages in ((low, found[0]), (high - 1, found[1])):
                     if high > low:
                         consumer.assign([TopicPartition(topic, partition, offset)])
                         message = consumer.poll(_RECORD_SECONDS)
                         if message is not None and message.error() is None:
-                            times_ms.append(message.timestamp()[1])
+                            messages.append(message)
     finally:
         consumer.close()
     return found[0], found[1] or found[0]

@@ -33,6 +33,14 @@ class KafkaSettings(Table):
     secrets: dict[str, Path] = {}
     """Files with the values of librdkafka settings that nobody should read here, such as `"sasl.password" = "/run/secrets/kafka"`."""
 
+    schema_registry: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    """Address of a schema registry that speaks Confluent's API: values framed by its Avro, Protobuf or JSON Schema serializers are read
+    with their schemas, and leave byte for byte as they came. Unset takes no value for framed. Needs the extra `schemas`."""
+    schema_registry_extra: dict[str, str] = {}
+    """Settings passed to the registry's client as they are, such as `"ssl.ca.location"`."""
+    schema_registry_secrets: dict[str, Path] = {}
+    """Files with the values of such settings that nobody should read here, such as `"basic.auth.user.info" = "/run/secrets/registry"`."""
+
     @field_validator("extra", "secrets")
     @classmethod
     def _leaves_ours_alone(cls, given: dict[str, Any]) -> dict[str, Any]:

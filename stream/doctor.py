@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any, Literal, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,7 +18,7 @@ from model_registry.registry import CHALLENGER, Registry
 from stream.cluster import (
     Administrator,
     administrator,
-    first_and_last_ms,
+    first_and_last,
     list_topics,
     missing_rights,
     records_waiting,
@@ -25,7 +26,9 @@ from stream.cluster import (
     topic_names,
     topic_settings,
 )
+from stream.framed import id_of
 from stream.rules import Rules
+from stream.schemas import Schemas
 
 State = Literal["well", "warning", "broken"]
 _FAST_SECONDS, _HTTP_SECONDS = 60.0, 3.0
@@ -45,6 +48,8 @@ class Finding(NamedTuple):
 def examine(tables: Any, *, with_model: bool = True) -> Iterator[Finding]:
     """Yield the findings, one after the other."""
     yield from _safely("rules", lambda: _rules(tables))
+    if tables.kafka.schema_registry is not None:
+        yield from _safely("schemas", lambda: _schemas(tables))
     yield from _safely("registry", lambda: _registry(tables))
     if with_model and tables.gate.mode != "rules":
         yield from _safely("model", lambda: _model(tables))
@@ -75,6 +80,7 @@ def _safely(what: str, look: Callable[[], Iterator[Finding]], worst: State = "br
 _MENDS = {
     "rules": "mend the file; `winnow config check` names the line",
     "registry": "set registry.url, or publish: `winnow starter`, then `winnow train --base DIR`",
+    "schemas": "mend kafka.schema_registry, schema_registry_extra or schema_registry_secrets; until it answers, gates wait",
     "topics": "DESCRIBE_CONFIGS on the topics lets `winnow doctor` compare their settings",
     "times": "DESCRIBE_CONFIGS on the topics, and READ on the group winnow-doctor, let it look at times",
     "model": "`winnow registry rollback`, or publish again",
@@ -149,14 +155,28 @@ def _rights(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterat
         yield Finding("rights", "well", "the input may be read and every output written")
 
 
+def _schemas(tables: Any) -> Iterator[Finding]:
+    with closing(Schemas(tables.kafka)) as schemas:
+        schemas.ask()
+    yield Finding("schemas", "well", f"{tables.kafka.schema_registry} answers")
+
+
 def _times(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterator[Finding]:
     """Look at the first and the last record of each input partition: what a retention would delete at once, and clocks ahead."""
     topics = tables.topics
-    first_ms, last_ms = first_and_last_ms(tables.kafka, topics.records, counts[topics.records])
+    first, last = first_and_last(tables.kafka, topics.records, counts[topics.records])
+    first_ms, last_ms = ([message.timestamp()[1] for message in messages] for messages in (first, last))
     now_ms = time.time() * 1000
     if not first_ms:
         yield Finding("times", "well", "the input is empty")
         return
+    framed = sum(id_of(message.value()) is not None for message in last)
+    if framed and tables.kafka.schema_registry is None:
+        yield Finding(
+            "schemas", "warning",
+            f"{framed} of the newest records begin as a schema registry's serializers write them, and are read as text or not at all",
+            "set kafka.schema_registry to the registry's address",
+        )  # fmt: skip
     for name in (topics.clean, topics.quarantine, topics.dead_letter, topics.audit):
         if name not in counts:
             continue

@@ -23,6 +23,7 @@ from stream.judge import Judge, reader_of
 from stream.metrics import GateMetrics
 from stream.reading_process import ReadingProcess
 from stream.rules import Rules
+from stream.schemas import Schemas
 
 if TYPE_CHECKING:  # a gate in rules mode starts without torch
     from stream.live_model import LiveModel
@@ -64,6 +65,7 @@ class Lasting(NamedTuple):
     topic_ids: dict[str, str]
     lotteries: Lotteries | None
     cache: RewardCache | None = None
+    schemas: Schemas | None = None
 
 
 def make_service(settings: GateSettings, lasting: Lasting, rules: Rules, model: "LiveModel | None", like: Service | None = None) -> Service:
@@ -80,7 +82,7 @@ def make_service(settings: GateSettings, lasting: Lasting, rules: Rules, model: 
         reads = reader_of(settings, rules, model)
     elif not isinstance(reads, ReadingProcess) or not reads.reads_as(settings, rules, model):
         reads = ReadingProcess(settings, rules, model, reader_of(settings, rules, model))
-    return Service(Judge(settings, rules, model, reads, lasting.lotteries, lasting.cache), shared)
+    return Service(Judge(settings, rules, model, reads, lasting.lotteries, lasting.cache, lasting.schemas), shared)
 
 
 class Follower(threading.Thread):

@@ -1,4 +1,4 @@
-"""Stages 1 to 4 over one batch, without Kafka: the gate runs them in two halves, `winnow score` one after the other.
+"""Stages 0 to 4 over one batch, without Kafka: the gate runs them in two halves, `winnow score` one after the other.
 
 Enters: records. Leaves: decisions, same length and order. A record on which the scorer fails is found by bisecting;
 a scorer that fails on a text it is known to judge is broken, and no record is blamed for it.
@@ -17,8 +17,9 @@ from stream.config import GateSettings
 from stream.decide import Calibration, Judged, Lotteries, ScorerFailed, TooLong, decide
 from stream.explain import suspects
 from stream.read import Read, Reader
-from stream.records import Decision, Reason, Record, Rewards, Route
+from stream.records import Decision, Reason, Record, Rewards, Route, Unread
 from stream.rules import Rules
+from stream.schemas import Schemas
 from stream.tokenise import Ids
 
 if TYPE_CHECKING:  # a gate in rules mode starts without torch
@@ -41,29 +42,36 @@ class Judge:
         reads: "Reader | ReadingProcess | None" = None,
         lotteries: Lotteries | None = None,
         cache: RewardCache | None = None,
+        schemas: Schemas | None = None,
     ) -> None:
         """Take what does not change from batch to batch; a new model or new rules make a new Judge.
 
         `reads` is what reads for these rules and this model, here or in a process of its own; None makes one here. `cache`
-        remembers what models said, and is shared with the judges before and after.
+        remembers what models said, and is shared with the judges before and after. `schemas` open framed values; None takes no value
+        for framed.
         """
         self._form = settings.format
         self._explain = settings.explain
         self._lotteries = lotteries
         self.least_audit_rate = 0.0  # raised while there is drift
         self._cache = cache
+        self._schemas = schemas
         self.reads = reads or reader_of(settings, rules, model)
         self.rules = rules
         self.model = model
 
     def read(self, records: Sequence[Record]) -> Read:
-        """Host half, stages 1 to 3b."""
-        values = [record.value for record in records]
+        """Host half: 0 opens framed values, then stages 1 to 3b. Raises SchemaRegistryAway."""
+        values, unopened = [record.value for record in records], dict[int, Unread]()
+        if self._schemas is not None:
+            values, unopened = self._schemas.opened_all(values)
         names, readings = [record.decision_id for record in records], self.reads.read(values)
+        for place, why in unopened.items():  # None was read in its place, a tombstone
+            readings.unread[place] = why
         for name, unread in zip(names, readings.unread, strict=True):
             if unread is not None and unread.reason is Reason.SCORER_FAILED:
                 log.error("a record could not be read", extra={"decision_id": name, "error": unread.detail.partition(":")[0]})
-        return Read(records, self._form, names, readings)
+        return Read(values, self._form, names, readings)
 
     def decide(self, read: Read, *, explain: bool = True) -> list[Decision]:
         """Device half: 3c batches and 3d rewards, then 4 decisions; `explain` False leaves out which fields were to blame."""

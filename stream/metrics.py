@@ -72,6 +72,9 @@ class GateMetrics:
         self.topic_partitions = self._gauge(
             "winnow_topic_partitions", "Partitions of the gate's topics, as they were at its boot.", "topic"
         )
+        self.schema_registry_failures = self._counter(
+            "winnow_schema_registry_failures", "Vain tries to fetch a schema that a record names; the gate waits for it."
+        )
         self.last_commit_seconds = self._gauge("winnow_last_commit_timestamp_seconds", "Unix time of the last committed transaction.")
         self.last_turn_seconds = self._gauge("winnow_last_turn_timestamp_seconds", "Unix time when the gate's loop came round last.")
         self.threshold = self._gauge("winnow_threshold", "p_chosen from which a record is clean.")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream.decode import Format, decode, decode_value
 from stream.evidence import Evidence
-from stream.records import Content, Reason, Record, Unread, Violation
+from stream.records import Content, Reason, Unread, Violation
 from stream.render import Rendering, render, text_of
 from stream.rules import Rules
 from stream.tokenise import Encoded
@@ -36,16 +36,16 @@ class Readings(NamedTuple):
 
 
 class Read(NamedTuple):
-    """A batch with what the host half knows of it."""
+    """A batch with what the host half knows of it; values are opened, where they were framed."""
 
-    records: Sequence[Record]
+    values: Sequence[bytes | None]
     form: Format
     decision_ids: list[str]
     readings: Readings
 
     def content(self, place: int) -> Content | None:
         """Read one record again: few are asked for, and sending all of them between processes costs more."""
-        reading = decode_value(self.records[place].value, self.form) if self.readings.unread[place] is None else None
+        reading = decode_value(self.values[place], self.form) if self.readings.unread[place] is None else None
         return reading if isinstance(reading, Content) else None
 
 

@@ -28,6 +28,7 @@ from stream.records import REPLAY, Content, Decision, Lottery, Reason, Record, R
 from stream.release import OWNER, Releaser
 from stream.route import Outgoing
 from stream.rules import Rules
+from stream.schemas import Schemas
 from stream.tail import read_all
 from stream.transaction import RecordRefused, Sink, StartOver, TransactionAborted
 
@@ -79,7 +80,7 @@ class Again(NamedTuple):
     record: Record
     value: bytes
     decision: Decision
-    is_json: bool
+    content_type: str
 
 
 def replay(tables: Any, wanted: Wanted, *, transform: str | None = None, dry_run: bool = False) -> dict[str, Any]:
@@ -92,9 +93,11 @@ def replay(tables: Any, wanted: Wanted, *, transform: str | None = None, dry_run
     rules = Rules.load(tables.gate.rules_file)
     topics = tables.topics
     cluster = look_at_cluster(tables.kafka, [topics.clean, topics.quarantine, topics.dead_letter, topics.verdicts], topics.quarantine)
-    judge = _judge(tables, rules)
+    schemas = Schemas(tables.kafka)
+    judge = _judge(tables, rules, schemas)
     counts: Counter[str] = Counter()
     with ExitStack() as parts:
+        parts.callback(schemas.close)
         sink = None
         if not dry_run:
             sink = parts.enter_context(closing(Sink(tables.kafka, OWNER)))
@@ -104,7 +107,7 @@ def replay(tables: Any, wanted: Wanted, *, transform: str | None = None, dry_run
         task = progress.add_task("records judged again", total=None, told="")
         chosen = _chosen(tables, wanted, known, counts)
         for held in _pieces(chosen):
-            found = _judged(held, judge, wanted, change, counts)
+            found = _judged(held, judge, schemas, wanted, change, counts)
             moved = [each for each in found if _moves(each, wanted)]
             if sink is not None:
                 moved = _commit(sink, [(each, _messages(each, judge, releaser, topics)) for each in moved], counts)
@@ -166,7 +169,9 @@ def _pieces(chosen: Iterator[Record]) -> Iterator[list[Record]]:
         yield piece
 
 
-def _judged(held: list[Record], judge: Judge, wanted: Wanted, change: Transform | None, counts: Counter[str]) -> list[Again]:
+def _judged(
+    held: list[Record], judge: Judge, schemas: Schemas, wanted: Wanted, change: Transform | None, counts: Counter[str]
+) -> list[Again]:
     """Return what the rules and the model of now say, of all that the transform returns a value for."""
     changed: list[tuple[Record, Record, bytes]] = []
     for each in held:
@@ -177,7 +182,7 @@ def _judged(held: list[Record], judge: Judge, wanted: Wanted, change: Transform 
     decisions = judge.decide(read, explain=wanted.source == "dead-letter")
     contents = [read.content(place) for place in range(len(changed))]
     return [
-        Again(*each, decision, isinstance(content, Content) and content.is_json)
+        Again(*each, decision, schemas.kind_of(each[2]) or ("json" if isinstance(content, Content) and content.is_json else "text"))
         for each, decision, content in zip(changed, decisions, contents, strict=True)
     ]
 
@@ -205,7 +210,7 @@ def _moves(again: Again, wanted: Wanted) -> bool:
 
 def _messages(again: Again, judge: Judge, releaser: Releaser, topics: Any) -> list[Outgoing]:
     """Return where a record goes and, if that is clean, the event that tells everybody so."""
-    held, record, value, decision, is_json = again
+    held, record, value, decision, content_type = again
     topic_id = wire.last(held.headers, wire.TOPIC_ID) or ""
     model = judge.model
     label, digest, threshold = (None, None, None) if model is None else (model.label, model.digest, model.threshold)
@@ -215,7 +220,7 @@ def _messages(again: Again, judge: Judge, releaser: Releaser, topics: Any) -> li
         return [releaser.replayed(held, topics.quarantine, value, headers)]
     verdict = Verdict(
         record.decision_id, topic_id, is_right=True, reviewer=REVIEWER, time_ms=int(time.time() * 1000),
-        key=held.key, value=held.value or b"", content_type="json" if is_json else "text",
+        key=held.key, value=held.value or b"", content_type=content_type,
         p_chosen=decision.p_chosen, threshold=threshold, model_digest=digest, reason=str(decision.reason),
         source=REPLAY, propensity=1.0, lottery=None, blind=False, correction=None if value == held.value else value,
     )  # fmt: skip
@@ -251,12 +256,13 @@ def _commit(sink: Sink, found: list[tuple[Again, list[Outgoing]]], counts: Count
     return [each for each, _ in found]
 
 
-def _judge(tables: Any, rules: Rules) -> Judge:
+def _judge(tables: Any, rules: Rules, schemas: Schemas) -> Judge:
     if tables.gate.mode == "rules":
-        return Judge(tables.gate, rules, None)
+        return Judge(tables.gate, rules, None, schemas=schemas)
     from stream.live_model import load_live_model  # noqa: PLC0415 - torch takes seconds: what can be refused without it was
 
-    return Judge(tables.gate, rules, load_live_model(Registry(tables.registry).verified(tables.gate.model), tables.gate))
+    model = load_live_model(Registry(tables.registry).verified(tables.gate.model), tables.gate)
+    return Judge(tables.gate, rules, model, schemas=schemas)
 
 
 def _place_of(decision_id: str) -> tuple[str, int, int] | None:

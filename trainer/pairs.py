@@ -5,6 +5,7 @@ The ids come from stream/encode.py, so trainer and gate read the same record the
 
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -14,8 +15,9 @@ from stream.config import KafkaSettings
 from stream.decode import decode_value
 from stream.encode import Encoder
 from stream.files import read_values
-from stream.records import Content
+from stream.records import Content, Unread
 from stream.render import Rendered, Rendering, render
+from stream.schemas import Schemas
 from stream.tail import read_topic
 from trainer.corrupt import Corrupter
 from trainer.datasets import Labelled
@@ -87,12 +89,14 @@ def contrastive_pairs(unlabelled: Sequence[Rendered], encoder: Encoder, count: i
 def read_unlabelled(source: str, kafka: KafkaSettings, limit: int) -> list[str]:
     """Return the readable records of FILE or topic:NAME as text, in order. Raises DataRefused when there are none."""
     if source.startswith("topic:"):
-        values: Iterable[bytes | None] = (record.value for record in read_topic(kafka, source.removeprefix("topic:"), limit))
+        with closing(Schemas(kafka)) as schemas:
+            records = read_topic(kafka, source.removeprefix("topic:"), limit)
+            values: Iterable[bytes | Unread | None] = [schemas.opened(record.value) for record in records]
     else:
         values = read_values(Path(source))
     found: list[str] = []
     for value in values:
-        if value is not None and isinstance(decode_value(value, "auto"), Content):
+        if isinstance(value, bytes) and isinstance(decode_value(value, "auto"), Content):
             found.append(value.decode("utf-8"))
         if len(found) == limit:
             break

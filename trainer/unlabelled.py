@@ -5,6 +5,7 @@ draws there: a draw that is answered later is to certify models that have never 
 """
 
 import sys
+from contextlib import closing
 from typing import Any
 
 from foundation.errors import DataRefused, TopicMissing
@@ -13,6 +14,7 @@ from stream.config import KafkaSettings
 from stream.decide import ticket
 from stream.decode import decode_value
 from stream.records import Content, Lottery, Record
+from stream.schemas import Schemas
 from stream.tail import Tail
 from trainer.bases import Base
 from trainer.config import TrainSettings
@@ -61,12 +63,14 @@ def say_if_none(pairs: int, settings: TrainSettings) -> None:
 def _undrawn(topic: str, tables: Any) -> list[str]:
     """Return the latest readable records of the records topic that the flat lottery leaves alone."""
     lotteries = load_lotteries(tables.gate)
+    with closing(Schemas(tables.kafka)) as schemas:
+        records = [(record, schemas.opened(record.value)) for record in latest(tables.kafka, topic, MOST_UNLABELLED)]
     found = []
-    for record in latest(tables.kafka, topic, MOST_UNLABELLED):
-        if record.value is None or not isinstance(decode_value(record.value, "auto"), Content):
+    for record, value in records:
+        if not isinstance(value, bytes) or not isinstance(decode_value(value, "auto"), Content):
             continue
         if ticket(record.decision_id, Lottery.FLAT, lotteries.key) >= max(lotteries.flat, tables.gate.drift_audit_rate):
-            found.append(record.value.decode("utf-8"))
+            found.append(value.decode("utf-8"))
     return found
 
 

@@ -6,6 +6,7 @@ its manifest. The last event of a decision counts; a `wrong` on an audit that on
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from stream import wire
 from stream.config import KafkaSettings
 from stream.decide import logit
 from stream.records import REPLAY, Lottery, Verdict
+from stream.schemas import Schemas
 from stream.tail import Tail
 
 _ENOUGH_DRAWS = 10
@@ -69,7 +71,7 @@ def read_snapshot(
 ) -> Snapshot:
     """Read the topic to its present end, or to the offsets of an earlier snapshot; `since` leaves out what lies before.
 
-    Raises KafkaRefused, TopicMissing.
+    What a record says is opened with its schema where it was framed. Raises KafkaRefused, TopicMissing, SchemaRegistryAway.
     """
     tail = Tail(kafka, [topic], {(topic, partition): after for partition, after in since.items()})
     found: dict[tuple[int, int], bytes | None] = {}
@@ -88,8 +90,18 @@ def read_snapshot(
         value = found[place]
         total.update(f"{place[0]}:{place[1]}:{len(value or b'')}:".encode() + (value or b""))
         verdicts.append(wire.read_verdict(value))
-    of_people = [verdict for verdict in verdicts if verdict is not None and verdict.source != REPLAY]
+    with closing(Schemas(kafka)) as schemas:
+        of_people = [_opened(verdict, schemas) for verdict in verdicts if verdict is not None and verdict.source != REPLAY]
     return Snapshot(of_people, offsets, f"sha256:{total.hexdigest()}", verdicts.count(None))
+
+
+def _opened(verdict: Verdict, schemas: Schemas) -> Verdict:
+    """Return a verdict with what its record says, and its correction, as text."""
+    value, correction = schemas.opened(verdict.value), schemas.opened(verdict.correction)
+    return verdict._replace(
+        value=value if isinstance(value, bytes) else verdict.value,
+        correction=correction if isinstance(correction, bytes) else verdict.correction,
+    )
 
 
 def settle(verdicts: Sequence[Verdict]) -> list[Settled]:

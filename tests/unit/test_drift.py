@@ -22,7 +22,7 @@ from stream.judge import Judge
 from stream.live_model import LiveModel
 from stream.metrics import GateMetrics
 from stream.read import Read
-from stream.records import Content, Decision, Reason, Record, Rewards, Route, Verdict
+from stream.records import Content, Decision, Reason, Rewards, Route, Verdict
 from stream.render import Rendered, render
 from stream.rules import Rules
 from tests.integration.conftest import wait_until
@@ -163,12 +163,12 @@ def test_drift_raises_the_flat_lottery_until_it_is_over(baseline: Baseline) -> N
     guards = Guards(judge, hears, metrics, GateSettings(drift_share=1.0, drift_audit_rate=0.2))  # type: ignore[arg-type]
 
     def pass_on(seed: int, mean: float, route: Route = Route.CLEAN) -> None:
-        values = [
+        values: list[bytes | None] = [
             json.dumps({each.path: record.text[each.start : each.end] for each in record.fields}).encode()
             for record in records(1_000, seed, mean)
         ]
-        given = [Record("t", 0, n, 1, None, value, []) for n, value in enumerate(values)]
-        read = Read(given, "auto", [f"t:{seed}:{n}" for n in range(1_000)], SimpleNamespace(unread=[None] * 1_000))  # type: ignore[arg-type]
+        names, unread = [f"t:{seed}:{n}" for n in range(1_000)], SimpleNamespace(unread=[None] * 1_000)
+        read = Read(values, "auto", names, unread)  # type: ignore[arg-type]
         decided = [Decision(route, Reason.MODEL, "", Rewards(d, 0.0), 0.9) for d in d_of(1_000, seed)]
         held = [Decision(Route.QUARANTINE, Reason.MODEL, "", Rewards(-9.0, 0.0), 0.1)] * 1_000
         guards.judged(judge, read, held)
