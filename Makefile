@@ -26,8 +26,9 @@ $(READY): requirements.txt requirements-setup.txt pyproject.toml
 demo: $(READY) ## watch a stream being judged, on a real Kafka, by a model trained in front of you
 	@$(BIN)/winnow demo $(ARGS)
 
+# the brokers of tests live for minutes: their Java compiles quickly, not well
 test: $(READY) ## all tests, the integration tests on a real Kafka; two at a time, as most of them wait for Kafka
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@OMP_NUM_THREADS=1 JDK_JAVA_OPTIONS=-XX:TieredStopAtLevel=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: $(READY) ## ruff, mypy, the import law, docs up to date
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -99,6 +99,7 @@ def messages(bootstrap_servers: str, topic: str) -> Iterator[Message]:
             "isolation.level": "read_committed",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
+            "fetch.wait.max.ms": 10,  # the end of every partition is a fetch that finds nothing
             "auto.offset.reset": "earliest",  # a broker may not know a new partition's offset 0 for a moment
         }
     )

@@ -200,7 +200,15 @@ def make_topics(settings: KafkaSettings, topics: TopicSettings, partitions: int 
             continue
         differences = _differences(topic_settings(admin, name), wanted, existing[name], count)
         reports.append(TopicReport(name, False, existing[name], tuple(differences)))
+    _wait_until_known(admin, settings, [report.topic for report in reports])
     return reports
+
+
+def _wait_until_known(admin: AdminClient, settings: KafkaSettings, names: list[str]) -> None:
+    """Wait until the broker tells of what it has made, which may be a moment later; who starts next must find it."""
+    deadline = time.monotonic() + CALL_TIMEOUT_SECONDS
+    while not set(names) <= set(list_topics(admin, settings)) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def settings_that_differ(admin: AdminClient, topics: TopicSettings, existing: dict[str, int]) -> dict[str, tuple[str, ...]]:
