@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -288,13 +289,16 @@ def erase(
     settings = settings_from(config)
     raw = _key_of(key, key_base64)
     from review.store import opened
+    from stream.schemas import Schemas
     from stream.trace import of_key
     from trainer.starter_files import erase_from_starters, starters_of
 
     kept, values = of_key(settings.kafka, settings.topics, raw)
-    with opened(settings.review.database_url, settings.review.second_share) as store:
+    with opened(settings.review.database_url, settings.review.second_share) as store, closing(Schemas(settings.kafka)) as schemas:
+        values |= store.values_of(raw)
+        values |= {text for value in values if isinstance(text := schemas.opened(value), bytes)}  # starters keep what framed records say
         # the store last: without it nobody knows any more what to look for
-        forgotten = erase_from_starters(starter or starters_of(settings.train.base), values | store.values_of(raw))
+        forgotten = erase_from_starters(starter or starters_of(settings.train.base), values)
         gone = store.erase(raw)
     told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
     said = f"{gone} records erased from the review store, {sum(forgotten.values())} from starters; Kafka still keeps: {told}"

@@ -1,4 +1,5 @@
-"""Faults under load: the broker restarted and paused, the registry's disk full, partitions added, a backlog of 1 GB.
+"""Faults under load: the broker restarted, killed and paused, partitions added, the registry gone and its disk full, the clock
+jumping, a reader of clean that is slow, the review database gone, a backlog of 1 GB.
 
 Each fault meets a gate with a model, an even load and Prometheus with the deployed alerts, whose pending ones count: they would fire after
 their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated. Full rate is back when all
@@ -13,18 +14,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from bench.gate_process import metric, topics_of
 from bench.load import feed, fill
 from bench.machine import keep
+from bench.postgresql import postgresql, programs
+from bench.review import Acknowledged, Client, compared, hold, review
+from bench.review import start as start_review
 from bench.starters import published_starter, readable
 from bench.watched import ask, prometheus
 from demo.broker import Broker, free_port, start_broker
@@ -38,7 +45,9 @@ from stream.config import KafkaSettings, TopicSettings
 
 PARTITIONS = 4
 PER_SECOND = 150
+HELD, REVIEWERS = 1_500, 4
 GIGABYTE = 1_000_000_000
+_DATABASE, _BACKLOG = "review database gone 30 s", "backlog"
 _SETTLE_SECONDS, _MOST_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 3
 
 
@@ -51,6 +60,7 @@ class Scene(NamedTuple):
     kafka: KafkaSettings
     topics: TopicSettings
     registry: Path
+    clock: Path
 
 
 Cause = Callable[[Scene], None]
@@ -121,6 +131,26 @@ def disk_full(scene: Scene) -> None:
         raise WinnowError("the registry in service was touched")
 
 
+def clock_jumps(scene: Scene) -> None:
+    """Let the gate's clock go two hours ahead for a while, then an hour back, then right again."""
+    for offset in ("+2h", "-1h", "+0"):
+        scene.clock.write_text(offset)
+        time.sleep(20)
+
+
+def reader_slow(scene: Scene) -> None:
+    """Let somebody read clean a record at a time, twenty a second, for half a minute."""
+    reader = Consumer(
+        {**base_config(scene.kafka), "group.id": "slow", "auto.offset.reset": "earliest", "isolation.level": "read_committed"}
+    )
+    reader.subscribe([scene.topics.clean])
+    begun = time.monotonic()
+    while time.monotonic() - begun < 30:  # noqa: PLR2004
+        reader.poll(1.0)
+        time.sleep(0.05)
+    reader.close()
+
+
 FAULTS: dict[str, Cause] = {
     "broker restarted": broker_restarted,
     "broker killed": broker_killed,
@@ -128,6 +158,8 @@ FAULTS: dict[str, Cause] = {
     "partitions added": partitions_added,
     "registry gone 30 s": registry_gone,
     "disk full at the registry": disk_full,
+    "clock jumps": clock_jumps,
+    "slow reader of clean": reader_slow,
 }
 
 
@@ -141,10 +173,11 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
         parts.callback(broker.stop)
         kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("faults")
         make_topics(kafka, topics, PARTITIONS)
-        scene = Scene(place, broker, port, kafka, topics, copied)
+        scene = Scene(place, broker, port, kafka, topics, copied, place / "clock")
+        scene.clock.write_text("+0")
         metrics, config = free_port(), place / "winnow.toml"
         config.write_text(_settings(scene, metrics))
-        gate = start("gate", config)
+        gate = start("gate", config, _with_clock(scene) if cause is clock_jumps else {})
         parts.callback(end, gate)
         server = shutil.which("prometheus")
         address = None if server is None else parts.enter_context(prometheus(server, place, {"gate": metrics}))
@@ -178,6 +211,47 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
     }  # fmt: skip
 
 
+def database_gone(place: Path) -> dict[str, Any]:
+    """Let the review service's database be away for half a minute while people answer."""
+    found = programs()
+    if found is None:
+        raise WinnowError("the review database needs the Debian package postgresql")
+    place.mkdir()
+    with ExitStack() as parts:
+        broker = start_broker(free_port(), place / "kafka")
+        parts.callback(broker.stop)
+        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("answers")
+        make_topics(kafka, topics, PARTITIONS)
+        hold(kafka, topics.quarantine, HELD)
+        (place / "postgresql").mkdir()
+        database = parts.enter_context(postgresql(found, place / "postgresql"))
+        port, over, said = free_port(), threading.Event(), list[Acknowledged]()
+        tables = SimpleNamespace(kafka=kafka, topics=topics, database_url=f"{database.url}/postgres")
+        service = start_review(tables, place, port)
+        parts.callback(end, service)
+        left = threading.Semaphore(REVIEWERS * 1_000)
+        people = [threading.Thread(target=review, args=(Client(port, f"r{n}", over), said, left)) for n in range(REVIEWERS)]
+        parts.callback(over.set)
+        for person in people:
+            person.start()
+        _until(lambda: len(said) > HELD / 10, "the first answers")
+        database.stop()
+        time.sleep(30)
+        database.start()
+        before, ended = len(said), time.monotonic()
+        _until(lambda: len(said) > before + REVIEWERS, "answers after the database has come back")
+        back_seconds = time.monotonic() - ended
+        _until(lambda: len(said) == HELD, "the last answer")
+        for person in people:
+            person.join(60)
+        counts = compared(broker.address, topics, said)
+    return {
+        "fault": _DATABASE, "records": HELD, "lost": counts["acknowledged_not_once"] + counts["releases_missing"],
+        "repeated": counts["events_repeated"] + counts["releases_repeated"], "disordered": 0, "back_seconds": round(back_seconds, 1),
+        "service_ended": service.poll(), **counts,
+    }  # fmt: skip
+
+
 def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[str, Any]:
     """Judge a backlog with rules alone, from the first record to the last."""
     place.mkdir()
@@ -189,7 +263,7 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         twins = readable(2_000, 0)
         records = int(gigabytes * GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
         fill(kafka, topics.records, records)
-        scene = Scene(place, broker, 0, kafka, topics, Path(registry.url))
+        scene = Scene(place, broker, 0, kafka, topics, Path(registry.url), place / "clock")
         metrics, config = free_port(), place / "winnow.toml"
         config.write_text(_settings(scene, metrics) + 'mode = "rules"\n')
         begun = time.monotonic()
@@ -203,6 +277,14 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         "fault": f"backlog of {gigabytes:g} GB", "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
         "disordered": ledger.disordered, "seconds": round(seconds, 1), "records_per_second": round(ledger.records / seconds),
     }  # fmt: skip
+
+
+def _with_clock(scene: Scene) -> dict[str, str]:
+    """Return what gives a process the clock that the scene's file says. Raises WinnowError."""
+    found = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if found is None:
+        raise WinnowError("a clock that jumps needs the Debian package faketime")
+    return {"LD_PRELOAD": str(found), "FAKETIME_TIMESTAMP_FILE": str(scene.clock), "FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
 
 
 def _settings(scene: Scene, metrics_port: int) -> str:
@@ -250,7 +332,7 @@ def main() -> None:
     """Let a gate meet every fault, and print what came of each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the backlog")
-    parser.add_argument("--only", choices=[*FAULTS, "backlog of 1 GB"])
+    parser.add_argument("--only", choices=[*FAULTS, _DATABASE, _BACKLOG])
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="winnow-faults-") as directory:
         place = Path(directory)
@@ -260,7 +342,10 @@ def main() -> None:
             if asked.only in (None, name):
                 found.append(meet(name, cause, place / str(number), registry))
                 print(json.dumps(found[-1]), flush=True)
-        if asked.only in (None, "backlog of 1 GB"):
+        if asked.only in (None, _DATABASE):
+            found.append(database_gone(place / "database"))
+            print(json.dumps(found[-1]), flush=True)
+        if asked.only in (None, _BACKLOG):
             found.append(backlog(place / "backlog", registry, asked.gigabytes))
             print(json.dumps(found[-1]), flush=True)
     totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}

@@ -163,13 +163,16 @@ def durability(
         service.wait()
         if service.stdout is not None:
             service.stdout.close()
+    return {"records": records, "kills": kills, **compared(bootstrap, topics, said)}
+
+
+def compared(bootstrap: str, topics: TopicSettings, said: list[Acknowledged]) -> dict[str, int]:
+    """Compare what was acknowledged with the verdict topic and clean."""
     events = [v for m in messages(bootstrap, topics.verdicts) if (v := wire.read_verdict(m.value())) is not None]
     on_topic = Counter((v.decision_id, v.reviewer, v.is_right) for v in events)
     clean = Counter(wire.last(m.headers(), wire.DECISION_ID) for m in messages(bootstrap, topics.clean))
     right = {v.decision_id for v in events if v.is_right}
     return {
-        "records": records,
-        "kills": kills,
         "acknowledged": len(said),
         "events": len(events),
         "acknowledged_not_once": sum(on_topic[each] != 1 for each in said),

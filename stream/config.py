@@ -33,13 +33,21 @@ class KafkaSettings(Table):
     secrets: dict[str, Path] = {}
     """Files with the values of librdkafka settings that nobody should read here, such as `"sasl.password" = "/run/secrets/kafka"`."""
 
-    schema_registry: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    schema_registry: Annotated[str, Field(pattern=r"^https?://[^@]+$")] | None = None
     """Address of a schema registry that speaks Confluent's API: values framed by its Avro, Protobuf or JSON Schema serializers are read
-    with their schemas, and leave byte for byte as they came. Unset takes no value for framed. Needs the extra `schemas`."""
-    schema_registry_extra: dict[str, str] = {}
-    """Settings passed to the registry's client as they are, such as `"ssl.ca.location"`."""
+    with their schemas, and leave byte for byte as they came. Unset takes no value for framed. It holds no password; it needs the extra
+    `schemas`."""
+    schema_registry_extra: dict[str, str | int] = {}
+    """Settings passed to the registry's client as they are, such as `"ssl.ca.location"`; the address is not among them."""
     schema_registry_secrets: dict[str, Path] = {}
     """Files with the values of such settings that nobody should read here, such as `"basic.auth.user.info" = "/run/secrets/registry"`."""
+
+    @field_validator("schema_registry_extra", "schema_registry_secrets")
+    @classmethod
+    def _has_no_address(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if "url" in given:
+            raise ValueError("the address of the registry is kafka.schema_registry")
+        return given
 
     @field_validator("extra", "secrets")
     @classmethod

@@ -7,10 +7,11 @@ serializers write it: a zero byte, the schema's id in 4 bytes, big end first; in
 import base64
 import io
 import json
+import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
+import numpy as np
+
 Kind = Literal["avro", "json", "protobuf"]
 
-HEAD_BYTES = 5
+HEAD_BYTES, MOST_ID = 5, 2**31 - 1
 _EXACT_DIGITS = 15
 _PROTOC_SECONDS = 30
 
@@ -55,20 +58,22 @@ class Schema(NamedTuple):
 
 def id_of(value: bytes | None) -> int | None:
     """Return the schema id of a framed value; None for any other."""
-    return int.from_bytes(value[1:HEAD_BYTES], "big") if value and value[0] == 0 and len(value) >= HEAD_BYTES else None
+    number = int.from_bytes(value[1:HEAD_BYTES], "big") if value and value[0] == 0 and len(value) >= HEAD_BYTES else MOST_ID + 1
+    return number if number <= MOST_ID else None
 
 
 def codec_of(schema: Schema) -> Codec:
-    """Return what reads and writes with a schema. Raises SchemaUnusable."""
+    """Return what reads and writes with a schema.
+
+    Raises SchemaUnusable; OSError, MemoryError and TimeoutExpired where this machine could not.
+    """
     if schema.kind is None:
         raise SchemaUnusable("it is none of Avro, JSON Schema and Protobuf")
     try:
         kinds: dict[Kind, Callable[[Schema], Codec]] = {"avro": _Avro, "json": _Json, "protobuf": _Protobuf}
         return kinds[schema.kind](schema)
-    except SchemaUnusable:
-        raise
-    except ImportError as error:
-        raise SchemaUnusable(f'{error.name} is not installed; the extra "schemas" brings it') from error
+    except (SchemaUnusable, OSError, MemoryError, subprocess.TimeoutExpired):
+        raise  # the latter are this machine's trouble, not the schema's
     except Exception as error:  # whoever registers a schema may write anything
         raise SchemaUnusable(f"{type(error).__name__}: {error}"[:300]) from error
 
@@ -104,39 +109,37 @@ class _Avro:
         named: dict[str, Any] = {}
         for text in schema.references.values():
             fastavro.parse_schema(json.loads(text), named)
-        raw = json.loads(schema.text)
-        self._schema = fastavro.parse_schema(raw, named)
-        shape = _Shape(raw, [json.loads(text) for text in schema.references.values()])
-        if shape.has_weightless_items:
+        self._schema = fastavro.parse_schema(json.loads(schema.text), named)
+        self._shape = _Shape(self._schema, named)
+        if self._shape.has_weightless_items:
             raise SchemaUnusable("an array of items that take no bytes: a few bytes could ask for more of them than memory holds")
         self._read: Callable[..., Any] = fastavro.schemaless_reader
-        if shape.is_recursive:
+        if self._shape.is_recursive:
             from fastavro._read_py import schemaless_reader
 
             self._read = schemaless_reader
         self._write = fastavro.schemaless_writer
 
     def as_json(self, payload: bytes) -> bytes:
-        return _dumped(self._datum(payload))
+        datum = self._datum(payload)
+        return _dumped(self._shape.shortened(datum) if self._shape.has_floats else datum)
 
     def as_payload(self, text: bytes, like: bytes) -> bytes:
-        wanted = json.loads(text)
-        out = io.BytesIO()
+        wanted, out = _loaded(text), io.BytesIO()
+        before = self._datum(like, return_record_name=True, return_named_type=True)  # or a union's branch would be guessed anew
         try:
-            self._write(out, self._schema, _with_changes(self._datum(like), wanted), strict=True)
+            self._write(out, self._schema, _with_changes(before, wanted), strict=True)
             written = out.getvalue()
-        except DoesNotFit:
-            raise
         except Exception as error:
             raise DoesNotFit(f"{type(error).__name__}: {error}"[:300]) from error
-        if json.loads(self.as_json(written)) != wanted:
+        if _loaded(self.as_json(written)) != wanted:
             raise DoesNotFit("read again with the schema it says something else")
         return written
 
-    def _datum(self, payload: bytes) -> Any:
+    def _datum(self, payload: bytes, **how: bool) -> Any:
         source = io.BytesIO(payload)
         try:
-            datum = self._read(source, self._schema, None)
+            datum = self._read(source, self._schema, None, **how)
         except RecursionError:
             raise
         except Exception as error:
@@ -167,22 +170,31 @@ class _Protobuf:
         from google.protobuf import json_format
 
         message, _ = self._message(payload)
-        return _dumped(
-            json_format.MessageToDict(
+        try:
+            said = json_format.MessageToDict(
                 message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, descriptor_pool=self._pool
             )
-        )
+        except RecursionError:
+            raise
+        except Exception as error:  # a time that no calendar has, an Any of a kind that nobody knows: the library raises what it likes
+            raise DoesNotFit(f"{type(error).__name__}: {error}"[:200]) from error
+        text = _dumped(said)
+        return _dumped(_with_numbers(said, message.DESCRIPTOR)) if b'"NaN"' in text or b'Infinity"' in text else text
 
     def as_payload(self, text: bytes, like: bytes) -> bytes:
         from google.protobuf import json_format
 
         message, path = self._message(like)
+        wanted = _loaded(text)
         message.Clear()
         try:
             json_format.Parse(text, message, descriptor_pool=self._pool)
-        except json_format.ParseError as error:
+        except (json_format.ParseError, ValueError) as error:
             raise DoesNotFit(str(error)[:300]) from error
-        return path + bytes(message.SerializeToString())
+        written = path + bytes(message.SerializeToString())
+        if _loaded(self.as_json(written)) != wanted:
+            raise DoesNotFit("read again with the schema it says something else")
+        return written
 
     def _message(self, payload: bytes) -> tuple[Any, bytes]:
         """Return the message, and the bytes that name its kind."""
@@ -289,79 +301,124 @@ def _compiled(schema: Schema) -> bytes:
 
 
 class _Shape:
-    """What must be known of an Avro schema before a stranger's bytes are read with it."""
+    """What must be known of an Avro schema before a stranger's bytes are read with it; names in it are full, as fastavro leaves them."""
 
-    def __init__(self, schema: Any, references: Sequence[Any]) -> None:
-        """Look through a schema and what it refers to."""
-        self._named: dict[str, Any] = {}
-        self.is_recursive = self.has_weightless_items = False
-        for each in [*references, schema]:
-            self._name(each, "")
-        self._look(schema, "", ())
+    def __init__(self, schema: Any, named: Mapping[str, Any]) -> None:
+        """Look through a schema and the named types that it uses, each once."""
+        self._schema, self._named = schema, named
+        self._weightless: dict[str, bool] = {}
+        self._inside: set[str] = set()
+        self.is_recursive = self.has_weightless_items = self.has_floats = False
+        self._look(schema)
 
-    def _name(self, schema: Any, space: str) -> None:
-        if isinstance(schema, list):
-            for each in schema:
-                self._name(each, space)
-        elif isinstance(schema, dict):
-            name, space = _full_name(schema, space)
-            if name is not None:
-                self._named[name] = schema
-            for part in _parts(schema):
-                self._name(part, space)
-
-    def _look(self, schema: Any, space: str, inside: tuple[str, ...]) -> bool:
+    def _look(self, schema: Any) -> bool:
         """Return whether a value of it may take no bytes; marks what is found on the way."""
         if isinstance(schema, list):
             for each in schema:  # a union's index takes a byte
-                self._look(each, space, inside)
+                self._look(each)
             return False
         if isinstance(schema, str):
-            name = schema if schema in self._named else f"{space}.{schema}"
-            if name not in self._named:
-                return schema == "null"
-            if name in inside:
-                self.is_recursive = True
-                return False
-            return self._look(self._named[name], space, inside)
-        own_name, space = _full_name(schema, space)
-        if own_name is not None:
-            inside = (*inside, own_name)
-        weightless = [self._look(part, space, inside) for part in _parts(schema)]
-        kind = schema["type"]
-        if kind == "array":
-            self.has_weightless_items |= weightless[0]
-        if kind in ("array", "map", "enum"):
+            if schema in self._named:
+                return self._look_at(schema)
+            self.has_floats |= schema == "float"
+            return schema == "null"
+        return self._look_at(schema["name"]) if schema.get("name") in self._named else self._look_into(schema)
+
+    def _look_at(self, name: str) -> bool:
+        if name in self._inside:
+            self.is_recursive = True
             return False
-        return schema.get("size") == 0 if kind == "fixed" else all(weightless) if weightless else kind in ("null", "record", "error")
+        if name not in self._weightless:
+            self._inside.add(name)
+            self._weightless[name] = self._look_into(self._named[name])
+            self._inside.remove(name)
+        return self._weightless[name]
 
+    def _look_into(self, schema: Any) -> bool:
+        kind = schema["type"]
+        if kind in ("record", "error"):
+            return all([self._look(field["type"]) for field in schema["fields"]])
+        if kind == "array":
+            self.has_weightless_items |= self._look(schema["items"])
+        elif kind == "map":
+            self._look(schema["values"])
+        elif kind == "fixed":
+            return bool(schema["size"] == 0)
+        elif kind != "enum":
+            return self._look(kind)
+        return False
 
-def _full_name(schema: dict[str, Any], space: str) -> tuple[str | None, str]:
-    """Return the full name of a named type, and the namespace inside it."""
-    if "name" not in schema:
-        return None, space
-    name = str(schema["name"])
-    if "." not in name and (schema.get("namespace") or space):
-        name = f"{schema.get('namespace') or space}.{name}"
-    return name, name.rpartition(".")[0]
+    def shortened(self, datum: Any) -> Any:
+        """Return a datum whose 32-bit numbers have no more digits than they mean: 21.1, not 21.100000381469727."""
+        return self._shortened(datum, self._schema)
 
+    def _shortened(self, datum: Any, schema: Any) -> Any:
+        if isinstance(schema, str):
+            schema = self._named.get(schema, schema)
+        if isinstance(schema, list):
+            schema = next((each for each in schema if self._is_of(datum, each)), "null")
+            return self._shortened(datum, schema)
+        if isinstance(schema, str):
+            return float(str(np.float32(datum))) if schema == "float" and math.isfinite(datum) else datum
+        kind = schema["type"]
+        if kind in ("record", "error"):
+            return {field["name"]: self._shortened(datum[field["name"]], field["type"]) for field in schema["fields"]}
+        if kind == "array":
+            return [self._shortened(each, schema["items"]) for each in datum]
+        if kind == "map":
+            return {name: self._shortened(each, schema["values"]) for name, each in datum.items()}
+        return self._shortened(datum, kind) if kind not in ("enum", "fixed") else datum
 
-def _parts(schema: dict[str, Any]) -> list[Any]:
-    kind = schema["type"]
-    if kind in ("record", "error"):
-        return [field["type"] for field in schema["fields"]]
-    if kind in ("array", "map"):
-        return [schema["items" if kind == "array" else "values"]]
-    return [kind] if isinstance(kind, list | dict) or kind not in ("enum", "fixed") else []
+    def _is_of(self, datum: Any, schema: Any) -> bool:
+        """Return whether a datum may be of a union's branch that holds 32-bit numbers."""
+        if isinstance(schema, str):
+            schema = self._named.get(schema, schema)
+        kind = schema if isinstance(schema, str) else schema["type"]
+        if kind in ("record", "error"):
+            return isinstance(datum, dict) and set(datum) == {field["name"] for field in schema["fields"]}
+        return isinstance(datum, {"float": float, "array": list, "map": dict}.get(kind, ()))
 
 
 def _with_changes(datum: Any, wanted: Any) -> Any:
-    """Return the wanted data; what is as it was keeps the type that it was read as, such as a date."""
+    """Return the wanted data; what is as it was keeps the type that it was read as, such as a date, and its branch of a union."""
+    if isinstance(datum, tuple):
+        return datum[0], _with_changes(datum[1], wanted)
     if isinstance(datum, dict) and isinstance(wanted, dict):
         return {name: _with_changes(datum[name], value) if name in datum else value for name, value in wanted.items()}
     if isinstance(datum, list) and isinstance(wanted, list) and len(datum) == len(wanted):
         return [_with_changes(*both) for both in zip(datum, wanted, strict=True)]
-    return datum if json.loads(_dumped(datum)) == wanted else wanted
+    return datum if _loaded(_dumped(datum)) == wanted else wanted
+
+
+def _with_numbers(said: Any, descriptor: Any) -> Any:
+    """Return what a Protobuf message says with numbers that are none as such; in its own JSON they are texts."""
+    if not isinstance(said, dict):
+        return said
+    found = dict(said)
+    for field in descriptor.fields:
+        if field.name not in said:
+            continue
+        values = found[field.name]
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            value = field.message_type.fields_by_name["value"]
+            found[field.name] = {key: _number_of(each, value) for key, each in values.items()}
+        else:
+            found[field.name] = [_number_of(each, field) for each in values] if isinstance(values, list) else _number_of(values, field)
+    return found
+
+
+def _number_of(value: Any, field: Any) -> Any:
+    if field.message_type is not None:
+        return _with_numbers(value, field.message_type)
+    return float(value) if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT) and isinstance(value, str) else value
+
+
+def _loaded(text: bytes) -> Any:
+    """Return the data of a JSON text. Raises DoesNotFit."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DoesNotFit(f"it is no JSON: {error}"[:200]) from error
 
 
 def _dumped(data: Any) -> bytes:

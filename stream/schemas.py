@@ -5,6 +5,7 @@ A registry that does not answer is no record's fault: a gate waits for it, its o
 """
 
 import logging
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from threading import Event, Lock
@@ -21,9 +22,12 @@ log = logging.getLogger("winnow.schemas")
 
 _KINDS: dict[str, Kind] = {"AVRO": "avro", "JSON": "json", "PROTOBUF": "protobuf"}
 _ANSWER_SECONDS = 5
-_UNKNOWN_SECONDS, _MOST_UNKNOWN = 60.0, 10_000
+_UNKNOWN_SECONDS, _MOST_UNKNOWN = 10.0, 10_000
 _FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.5, 10.0
-_NOT_FOUND, _NO_SCHEMA = 404, 2**31 - 1
+_LOOKS, _FEW_UNKNOWN, _LOOK_UP_SECONDS = 3, 3, 0.25
+# a schema, a version or a subject that the registry does not have; any other 404 is another server's, or a wrong path's
+_NOT_THERE, _NOT_TAKEN = (40403, 40402, 40401), (400, 422)
+_NO_SCHEMA = 2**31 - 1
 
 
 class Schemas:
@@ -38,9 +42,11 @@ class Schemas:
         self._codecs: dict[int, Codec | str] = {}
         self._unknown: dict[int, float] = {}
         self._asking = Lock()
+        self._closed = Event()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of the connections, and of whoever waits for an answer."""
+        self._closed.set()
         if self._client is not None:
             self._client.close()
 
@@ -58,6 +64,9 @@ class Schemas:
             return Unread(Reason.UNDECODABLE, f"not what its schema {number} says, {codec.kind}: {error}")
         except RecursionError:
             return Unread(Reason.TOO_DEEP, f"nested too deep, {codec.kind} of schema {number}")
+        except Exception as error:  # nobody foresaw it, and no record may stop those behind it
+            log.error("a framed record could not be read", extra={"schema": number, "error": type(error).__name__})  # noqa: TRY400
+            return Unread(Reason.UNDECODABLE, f"schema {number}, {codec.kind}: {type(error).__name__}")
 
     def opened_all(self, values: Sequence[bytes | None]) -> tuple[list[bytes | None], dict[int, Unread]]:
         """Return the values as `opened` gives them, and by its place what cannot be opened, which is None in the list."""
@@ -80,10 +89,12 @@ class Schemas:
 
     def framed(self, text: bytes, like: bytes | None) -> bytes:
         """Return a text as the value that it was changed from is written; as it is where that is not framed. Raises DoesNotFit."""
-        if like is None or self.kind_of(like) is None:
+        number = None if self._client is None else id_of(like)
+        if number is None or like is None:
             return text
-        codec = self._codec(int.from_bytes(like[1:HEAD_BYTES], "big"))
-        assert not isinstance(codec, str)  # noqa: S101 - it has a kind
+        codec = self._codec(number)
+        if isinstance(codec, str):
+            raise DoesNotFit(f"schema {number} {codec}")
         return like[:HEAD_BYTES] + codec.as_payload(text, like[HEAD_BYTES:])
 
     def ask(self) -> None:
@@ -100,32 +111,51 @@ class Schemas:
                 return self._codecs[number]
             if time.monotonic() - self._unknown.get(number, -_UNKNOWN_SECONDS) < _UNKNOWN_SECONDS:
                 return f"is not in {self._url}"
-            schema = self._patiently(number)
-            if schema is None:
-                if len(self._unknown) >= _MOST_UNKNOWN:
-                    self._unknown.clear()
-                self._unknown[number] = time.monotonic()
-                return f"is not in {self._url}"
-            try:
-                codec: Codec | str = codec_of(schema)
-            except SchemaUnusable as error:
-                codec = f"cannot be used: {error}"
-                log.error("a schema cannot be used", extra={"schema": number, "detail": str(error)})  # noqa: TRY400
-            self._codecs[number] = codec
-            return codec
+            codec = self._patiently(number)
+            if codec is not None:
+                self._codecs[number] = codec
+                return codec
+            self._unknown.pop(number, None)
+            if len(self._unknown) >= _MOST_UNKNOWN:
+                del self._unknown[next(iter(self._unknown))]
+            self._unknown[number] = time.monotonic()
+            return f"is not in {self._url}"
 
-    def _patiently(self, number: int) -> Schema | None:
-        """Ask until the registry answers; None when it has no such schema. Raises SchemaRegistryAway."""
-        pause_seconds = _FIRST_PAUSE_SECONDS
+    def _patiently(self, number: int) -> Codec | str | None:
+        """Ask until the registry answers; None when it has no such schema. Raises SchemaRegistryAway.
+
+        A schema that was registered a moment ago may not be known to every replica: where nearly all are known, it is asked for again.
+        """
+        pause_seconds, looks = _FIRST_PAUSE_SECONDS, 1 if len(self._unknown) >= _FEW_UNKNOWN else _LOOKS
         while True:
             try:
-                return self._fetch(number)
+                schema = self._fetch(number)
+                looks -= 1
+                if schema is not None:
+                    return codec_of(schema)
+                if looks == 0 or not self._may_wait(_FIRST_PAUSE_SECONDS):
+                    return None
+                continue
+            except SchemaUnusable as unusable:
+                log.error("a schema cannot be used", extra={"schema": number, "detail": str(unusable)})  # noqa: TRY400
+                return f"cannot be used: {unusable}"
+            except (OSError, MemoryError, subprocess.TimeoutExpired) as error:
+                away = SchemaRegistryAway(f"schema {number} cannot be read on this machine: {type(error).__name__}: {error}"[:300])
             except SchemaRegistryAway as error:
-                self._failed()
-                log.warning("the schema registry does not answer", extra={"schema": number, "detail": str(error)})
-                if self._stop is None or self._stop.wait(pause_seconds):
-                    raise
+                away = error
+            self._failed()
+            log.warning("a schema cannot be had", extra={"schema": number, "detail": str(away)})
+            if self._stop is None or not self._may_wait(pause_seconds):
+                raise away
             pause_seconds = min(_MOST_PAUSE_SECONDS, pause_seconds * 2)
+
+    def _may_wait(self, seconds: float) -> bool:
+        """Wait; False as soon as nobody should."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if self._closed.wait(min(left, _LOOK_UP_SECONDS)) or (self._stop is not None and self._stop.is_set()):
+                return False
+        return True
 
     def _fetch(self, number: int) -> Schema | None:
         from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -137,7 +167,7 @@ class Schemas:
             references: dict[str, str] = {}
             _take_references(client, found, references)
         except SchemaRegistryError as error:
-            if error.http_status_code == _NOT_FOUND:
+            if error.error_code in _NOT_THERE or error.http_status_code in _NOT_TAKEN:
                 return None
             raise SchemaRegistryAway(f"the schema registry {self._url} refuses schema {number}: {error}"[:300]) from error
         except Exception as error:  # the HTTP client's own errors, of several libraries
@@ -157,6 +187,8 @@ def _take_references(client: Any, schema: Any, found: dict[str, str]) -> None:
 def _client(settings: KafkaSettings) -> Any:
     """Return Confluent's client of the registry. Raises SettingInvalid."""
     try:
+        import fastavro  # noqa: F401 - what a schema needs later must be there now
+        import grpc_tools  # noqa: F401
         from confluent_kafka.schema_registry import SchemaRegistryClient
     except ImportError as error:
         raise SettingInvalid(f'kafka.schema_registry needs {error.name}, which the extra "schemas" brings') from error

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.postgresql import programs
 from foundation.aside import locked
 from foundation.cache import cache_directory
 from tests.conftest import skip_or_fail
@@ -43,7 +44,7 @@ def _installed(package: str, find: Callable[[], Path | None]) -> Path:
 
 def postgres() -> Path:
     """Return the directory of PostgreSQL's server programs."""
-    return program("postgresql", lambda: next((p.parent for p in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None))
+    return program("postgresql", programs)
 
 
 def chromium() -> Path:

@@ -8,6 +8,7 @@ is finished by the next cycle (promote.py).
 
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -25,6 +26,7 @@ from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
 from stream.rules import Rules
+from stream.schemas import Schemas
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify, drawn_alike
@@ -70,7 +72,8 @@ def run_cycle(
     rules, audit_key = Rules.load(tables.gate.rules_file), load_lotteries(tables.gate).key
     encoder = encoder_of(base, words, settings.max_length)
     stream = stream_of_cycle(base, unlabelled, tables, settings)
-    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
+    with closing(Schemas(tables.kafka)) as schemas:
+        snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, schemas=schemas)
     sorted_ = sort(settle(snapshot.verdicts), settings)
     if not sorted_.learn:
         raise DataRefused(f"{tables.topics.verdicts} holds no verdict to learn from ({len(sorted_.flat)} are kept for the certificate)")
@@ -134,7 +137,8 @@ def _known_to(base: Version | None, tables: Any) -> frozenset[str]:
     if base is None or not base.manifest.verdict_offsets:
         return frozenset()
     until = {int(partition): after for partition, after in base.manifest.verdict_offsets.items()}
-    answered = read_snapshot(tables.kafka, tables.topics.verdicts, until=until).verdicts
+    with closing(Schemas(tables.kafka)) as schemas:
+        answered = read_snapshot(tables.kafka, tables.topics.verdicts, until=until, schemas=schemas).verdicts
     said = [content for each in settle(answered) for content in (each.content, each.correction) if content is not None]
     return frozenset(map(text_of_content, said))
 

@@ -6,14 +6,13 @@ its manifest. The last event of a decision counts; a `wrong` on an audit that on
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from types import MappingProxyType
 from typing import NamedTuple
 
 from stream import wire
 from stream.config import KafkaSettings
 from stream.decide import logit
-from stream.records import REPLAY, Lottery, Verdict
+from stream.records import REPLAY, Lottery, Unread, Verdict
 from stream.schemas import Schemas
 from stream.tail import Tail
 
@@ -67,11 +66,16 @@ class Settled(NamedTuple):
 
 
 def read_snapshot(
-    kafka: KafkaSettings, topic: str, until: Mapping[int, int] | None = None, since: Mapping[int, int] = MappingProxyType({})
+    kafka: KafkaSettings,
+    topic: str,
+    until: Mapping[int, int] | None = None,
+    since: Mapping[int, int] = MappingProxyType({}),
+    schemas: Schemas | None = None,
 ) -> Snapshot:
     """Read the topic to its present end, or to the offsets of an earlier snapshot; `since` leaves out what lies before.
 
-    What a record says is opened with its schema where it was framed. Raises KafkaRefused, TopicMissing, SchemaRegistryAway.
+    With `schemas`, framed records are opened, and a verdict on one that cannot be is unreadable. Raises KafkaRefused, TopicMissing,
+    SchemaRegistryAway.
     """
     tail = Tail(kafka, [topic], {(topic, partition): after for partition, after in since.items()})
     found: dict[tuple[int, int], bytes | None] = {}
@@ -90,18 +94,18 @@ def read_snapshot(
         value = found[place]
         total.update(f"{place[0]}:{place[1]}:{len(value or b'')}:".encode() + (value or b""))
         verdicts.append(wire.read_verdict(value))
-    with closing(Schemas(kafka)) as schemas:
-        of_people = [_opened(verdict, schemas) for verdict in verdicts if verdict is not None and verdict.source != REPLAY]
+    if schemas is not None:
+        verdicts = [None if verdict is None else _opened(verdict, schemas) for verdict in verdicts]
+    of_people = [verdict for verdict in verdicts if verdict is not None and verdict.source != REPLAY]
     return Snapshot(of_people, offsets, f"sha256:{total.hexdigest()}", verdicts.count(None))
 
 
-def _opened(verdict: Verdict, schemas: Schemas) -> Verdict:
-    """Return a verdict with what its record says, and its correction, as text."""
+def _opened(verdict: Verdict, schemas: Schemas) -> Verdict | None:
+    """Return a verdict with what its record says, and its correction, as text; None where one of them cannot be read."""
     value, correction = schemas.opened(verdict.value), schemas.opened(verdict.correction)
-    return verdict._replace(
-        value=value if isinstance(value, bytes) else verdict.value,
-        correction=correction if isinstance(correction, bytes) else verdict.correction,
-    )
+    if isinstance(value, Unread) or isinstance(correction, Unread):
+        return None
+    return verdict._replace(value=value or b"", correction=correction)
 
 
 def settle(verdicts: Sequence[Verdict]) -> list[Settled]:

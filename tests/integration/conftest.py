@@ -1,12 +1,7 @@
 """Helpers of the integration tests: producing raw records and running a gate until it is idle."""
 
-import getpass
-import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,7 +14,7 @@ import sqlalchemy
 from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
-from demo.broker import free_port
+from bench.postgresql import postgresql
 from demo.ledger import messages
 from model_registry.config import RegistrySettings
 from review.config import ReviewSettings
@@ -106,32 +101,8 @@ def winnow(*arguments: str | Path, timeout: float = 300, **options: object) -> "
 @pytest.fixture(scope="session")
 def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real PostgreSQL on a free port of 127.0.0.1; yields its URL without a database."""
-    programs = postgres()
-    place, port = tmp_path_factory.mktemp("postgresql"), free_port()
-    owner = "postgres" if os.geteuid() == 0 else getpass.getuser()  # PostgreSQL refuses to run as root
-    for directory in (place, *place.parents):
-        if directory == Path(tempfile.gettempdir()):
-            break
-        directory.chmod(0o755)
-    data = place / "data"
-    data.mkdir()
-    shutil.chown(data, owner)
-    as_owner = {"user": owner} if os.geteuid() == 0 else {}
-    subprocess.run(
-        [programs / "initdb", "-D", data, "-U", "winnow", "--auth=trust", "-E", "UTF8", "--locale=C.UTF-8"],
-        check=True, capture_output=True, cwd=data, **as_owner,
-    )  # fmt: skip
-    command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", "", "-c", "fsync=off"]
-    with (place / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=data, **as_owner) as server:
-        try:
-            wait_until(
-                lambda: subprocess.run([programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port)], capture_output=True).returncode == 0,
-                60,
-            )
-            yield f"postgresql+psycopg://winnow@127.0.0.1:{port}"
-        finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(30)
+    with postgresql(postgres(), tmp_path_factory.mktemp("postgresql")) as server:
+        yield server.url
 
 
 @pytest.fixture

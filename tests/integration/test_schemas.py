@@ -6,6 +6,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from demo.ledger import read_ledger
 from demo.twins import take
 from stream import wire
 from stream.config import KafkaSettings, TopicSettings
+from stream.schemas import Schemas
 from tests.apicurio import Apicurio, apicurio_server
 from tests.integration.conftest import WINNOW, read_all, send, wait_until, winnow
 from tests.integration.reviewing import Page, come, events, held, released
@@ -185,18 +187,20 @@ def test_people_see_what_a_framed_record_says_and_the_trainer_learns_it(
     assert (said["name"], said["phone"]) in [(twin["name"], twin["phone"]) for twin in (first, second)]
     assert lease["record"]["content_type"] == kind
     whole = json.loads(page.get(f"/api/decisions/{lease['decision_id']}/value?lease={lease['lease']}")["text"])
-    refused = page.answer(lease, "wrong", 422, correction=json.dumps(whole | {"humidity": "high" if kind != "json" else float("nan")}))
-    assert refused["code"] in ("correction_unread", "correction_rules")
+    if kind != "json":  # which takes any
+        assert page.answer(lease, "wrong", 422, correction=json.dumps(whole | {"humidity": "high"}))["code"] == "correction_unread"
+    assert page.answer(lease, "wrong", 422, correction='{"humidity": ')["code"] == "correction_unread"
     corrected = whole | {"phone": "010-62345678"}
     page.answer(lease, "wrong", correction=json.dumps(corrected, ensure_ascii=False))
     [clean] = released(tables, 1)
     assert clean.value()[:5] == values[0][:5], "of the same schema"
-    assert clean.value() == frame(corrected) or kind == "json"
+    assert json.loads(clean.value()[5:]) == corrected if kind == "json" else clean.value() == frame(corrected)
     page.answer(page.lease(), "right")
     assert sorted(m.value() for m in released(tables, 2))[0][:1] == b"\x00"
     [event, _] = sorted(events(tables), key=lambda said: said["verdict"], reverse=True)
     assert event["content_type"] == kind
-    snapshot = read_snapshot(tables.kafka, tables.topics.verdicts)
+    with closing(Schemas(tables.kafka)) as schemas:
+        snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, schemas=schemas)
     learned = {verdict.is_right: verdict for verdict in snapshot.verdicts}
     assert json.loads(learned[False].value) in (first, second)
     assert json.loads(learned[False].correction or b"") == corrected
@@ -226,21 +230,15 @@ def test_a_gate_waits_for_a_registry_that_does_not_answer(
         except OSError:
             return 0.0
 
-    with apicurio.paused():
-        gate = subprocess.Popen([*WINNOW, "gate", "--config", str(path)], stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: vain_tries() >= 1, 120)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5) as answer:
-            assert answer.status == 200, "it waits, and is not to be started again"
-        assert read_ledger(kafka.bootstrap_servers, topics).outcomes == []
-        gate.send_signal(signal.SIGTERM)
-        said = gate.communicate(timeout=60)[1]
-        assert gate.returncode == 3
-        assert f"the schema registry {apicurio.url} does not answer" in said
-        gate = subprocess.Popen([*WINNOW, "gate", "--config", str(path)])
-        wait_until(lambda: vain_tries() >= 2, 120)
-    try:
+    with ExitStack() as parts:
+        with apicurio.paused():
+            gate = subprocess.Popen([*WINNOW, "gate", "--config", str(path)])
+            parts.callback(gate.kill)
+            wait_until(lambda: vain_tries() >= 1, 120)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5) as answer:
+                assert answer.status == 200, "it waits, and is not to be started again"
+            assert read_ledger(kafka.bootstrap_servers, topics).outcomes == []
         wait_until(lambda: len(read_ledger(kafka.bootstrap_servers, topics).outcomes) == 40, 60)
-    finally:
         gate.send_signal(signal.SIGTERM)
         assert gate.wait(60) == 0
     ledger = read_ledger(kafka.bootstrap_servers, topics)

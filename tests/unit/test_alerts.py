@@ -57,7 +57,7 @@ CASES = {
         {'winnow_lag_records{partition="0"}': "500+0x400", COMMITTED: steady(5)},
     ),
     "WinnowSchemaRegistryAway": Case(
-        {"winnow_schema_registry_failures_total": "0+0x150 1+3x400"}, {"winnow_schema_registry_failures_total": "0+0x150 3+0x400"}
+        {"winnow_schema_registry_failures_total": "0+0x150 1+3x400"}, {"winnow_schema_registry_failures_total": "0+0x177 3+0x400"}
     ),
     "WinnowLagAge": Case({'winnow_lag_seconds{partition="0"}': "400+0x400"}, {'winnow_lag_seconds{partition="0"}': "200+0x400"}),
     "WinnowNoRecords": Case({CLEAN: "0+10x60 600+0x400"}, {CLEAN: steady(10)}),

@@ -3,10 +3,9 @@
 import base64
 import io
 import json
-import os
 import random
-import subprocess
-import sys
+import struct
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from uuid import UUID
@@ -74,6 +73,12 @@ def zigzag(number: int) -> bytes:
     while number > 0x7F:
         found, number = found + bytes([number & 0x7F | 0x80]), number >> 7
     return found + bytes([number])
+
+
+def message(**more: object) -> bytes:
+    """The text of a whole Twin: what is left out would be read again with its default, and be another text."""
+    said = {"name": "北京", "count": "5", "place": {"city": "b", "postcode": ""}, "seen": "2026-01-02T03:04:05Z", "readings": [1.5]}
+    return json.dumps(said | more, ensure_ascii=False).encode()
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +189,7 @@ def test_no_bytes_break_the_reading_of_avro(payload: bytes) -> None:
 
 def test_no_bytes_break_the_reading_of_protobuf(protobuf: Codec) -> None:
     draw = random.Random(3)
-    good = protobuf.as_payload(b'{"name": "a", "count": 1, "place": {"city": "b"}, "readings": [1, 2]}', b"\x02\x02")
+    good = protobuf.as_payload(message(readings=[1.0, 2.0]), b"\x02\x02")
     fits = 0
     for _ in range(3_000):
         payload = bytearray(good if draw.random() < 0.5 else draw.randbytes(draw.randrange(60)))
@@ -200,14 +205,11 @@ def test_no_bytes_break_the_reading_of_protobuf(protobuf: Codec) -> None:
 
 
 def test_protobuf_says_every_field_and_finds_the_message_by_its_path(protobuf: Codec) -> None:
-    payload = protobuf.as_payload(
-        '{"name": "北京", "count": "5", "place": {"city": "b"}, "seen": "2026-01-02T03:04:05Z", "readings": [1.5]}'.encode(),
-        zigzag(1) + zigzag(1),
-    )
+    payload = protobuf.as_payload(message(), zigzag(1) + zigzag(1))
     assert payload.startswith(b"\x02\x02"), "one part, the second message"
-    assert json.loads(protobuf.as_json(payload)) == {
-        "name": "北京", "count": "5", "place": {"city": "b", "postcode": ""}, "seen": "2026-01-02T03:04:05Z", "readings": [1.5],
-    }  # fmt: skip
+    assert json.loads(protobuf.as_json(payload)) == json.loads(message())
+    without = json.loads(protobuf.as_json(zigzag(1) + zigzag(1) + b"\x0a\x02hi"))
+    assert without == {"name": "hi", "count": "0", "readings": []}, "what was left out has its default, and a message is not there"
     assert json.loads(protobuf.as_json(b"\x00\x0a\x02hi")) == {"note": "hi"}, "a zero alone is the first message"
     assert json.loads(protobuf.as_json(zigzag(2) + zigzag(1) + zigzag(0) + b"\x0a\x02hi")) == {"deep": "hi"}
 
@@ -219,9 +221,7 @@ def test_protobuf_whose_schema_is_a_descriptor_reads_alike(protobuf: Codec) -> N
     place.name = "another"
     text, of_place = (base64.b64encode(file.SerializeToString()).decode() for file in (twin, place))
     codec = codec_of(Schema("protobuf", text, {"common/place.proto": of_place}))
-    payload = protobuf.as_payload(
-        '{"name": "北京", "place": {"city": "b"}, "seen": "2026-01-02T03:04:05Z"}'.encode(), zigzag(1) + zigzag(1)
-    )
+    payload = protobuf.as_payload(message(), zigzag(1) + zigzag(1))
     assert codec.as_json(payload) == protobuf.as_json(payload)
     with pytest.raises(SchemaUnusable, match="is text"):
         codec_of(Schema("protobuf", text, {"common/place.proto": PLACE}))
@@ -260,7 +260,75 @@ def test_a_schema_of_another_kind_says_so() -> None:
         avro({"type": "record", "name": "R", "fields": [{"name": "a", "type": "unheard"}]})
 
 
-def test_without_the_extra_it_says_what_brings_it() -> None:
-    hidden = "import sys; sys.modules['fastavro'] = None\nfrom stream.framed import *\ncodec_of(Schema('avro', '\"int\"', {}))"
-    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, check=False, env={**os.environ})
-    assert 'the extra "schemas" brings it' in done.stderr
+def test_floats_say_no_more_digits_than_they_mean() -> None:
+    inner = {"type": "record", "name": "Inner", "fields": [{"name": "f", "type": "float"}]}
+    schema = {
+        "type": "record", "name": "R", "fields": [
+            {"name": "f", "type": "float"}, {"name": "d", "type": "double"}, {"name": "maybe", "type": ["null", "float"]},
+            {"name": "many", "type": {"type": "array", "items": "float"}}, {"name": "named", "type": {"type": "map", "values": inner}},
+            {"name": "either", "type": ["string", "Inner", {"type": "map", "values": "float"}]}, {"name": "none", "type": "float"},
+        ],
+    }  # fmt: skip
+    datum = {
+        "f": 21.1, "d": 21.1, "maybe": 0.3, "many": [0.1, 1e30], "named": {"a": {"f": -7.7}}, "either": {"f": 5.5}, "none": float("inf"),
+    }  # fmt: skip
+    codec, payload = avro(schema), avro_bytes(schema, datum)
+    assert json.loads(codec.as_json(payload)) == datum
+    finite = avro_bytes(schema, datum | {"none": 1.0})
+    changed = json.loads(codec.as_json(finite)) | {"maybe": 21.2}
+    assert json.loads(codec.as_json(codec.as_payload(json.dumps(changed).encode(), finite))) == changed
+
+
+def test_a_correction_keeps_the_branch_of_a_union() -> None:
+    of = [{"type": "record", "name": name, "fields": [{"name": "city", "type": "string"}]} for name in ("A", "B")]
+    schema = {"type": "record", "name": "R", "fields": [{"name": "place", "type": of}, {"name": "note", "type": "string"}]}
+    payload = zigzag(1) + zigzag(1) + b"x" + zigzag(1) + b"n"
+    assert avro(schema).as_payload(b'{"place": {"city": "y"}, "note": "m"}', payload) == zigzag(1) + zigzag(1) + b"y" + zigzag(1) + b"m"
+
+
+@pytest.mark.parametrize("text", [b'{"name": ', b"\xff", b'{"name": "\xed\xa0\x80"}', b"[" * 100_000])
+def test_a_correction_that_is_no_json_is_refused(protobuf: Codec, text: bytes) -> None:
+    with pytest.raises(DoesNotFit):
+        avro(AVRO).as_payload(text, avro_bytes(AVRO, TWIN))
+    with pytest.raises(DoesNotFit):
+        protobuf.as_payload(text, zigzag(1) + zigzag(1))
+
+
+def test_what_a_protobuf_correction_leaves_out_or_names_otherwise_is_refused(protobuf: Codec) -> None:
+    payload = zigzag(1) + zigzag(0) + b"\x0a\x02hi"
+    with pytest.raises(DoesNotFit, match="something else"):
+        protobuf.as_payload(b"{}", payload)
+
+
+def test_protobufs_numbers_that_are_none_keep_their_names(protobuf: Codec) -> None:
+    numbers = struct.pack("<2d", float("nan"), float("-inf"))
+    said = protobuf.as_json(zigzag(1) + zigzag(1) + b"\x2a\x10" + numbers)
+    assert b'"readings": [NaN, -Infinity]' in said, "which decoding knows as not-finite"
+    assert b'"name": ""' in said
+
+
+def test_a_time_that_no_calendar_has_does_not_fit(protobuf: Codec) -> None:
+    far = b"\x08" + b"\xff" * 8 + b"\x0f"  # Timestamp.seconds, about 2 ** 60
+    with pytest.raises(DoesNotFit):
+        protobuf.as_json(zigzag(1) + zigzag(1) + b"\x22" + bytes([len(far)]) + far)
+
+
+def test_schemas_whose_types_use_each_other_are_looked_through_once() -> None:
+    names = [f"T{n}" for n in range(60)]
+    fields = [{"name": f"f{n}", "type": ["null", name]} for n, name in enumerate(names)]
+    types: list[object] = [{"type": "record", "name": name, "fields": [{"name": "x", "type": "int"}]} for name in names[1:]]
+    whole = {"type": "record", "name": "T0", "fields": [{"name": "all", "type": [*types, "null"]}, *fields]}
+    begun = time.perf_counter()
+    codec = avro(whole)
+    assert time.perf_counter() - begun < 2
+    with pytest.raises(RecursionError):
+        codec.as_json((zigzag(59) + zigzag(1)) * 200_000)
+
+
+def test_a_namespace_hides_no_recursion() -> None:
+    inner = {"type": "record", "name": "Inner", "fields": [{"name": "n", "type": ["null", "Inner"]}]}
+    outer = {"type": "record", "name": "Outer", "namespace": "a", "fields": [{"name": "i", "type": inner}]}
+    main = {"type": "record", "name": "R", "namespace": "b", "fields": [{"name": "i", "type": "a.Inner"}]}
+    codec = codec_of(Schema("avro", json.dumps(main), {"a.Outer": json.dumps(outer)}))
+    with pytest.raises(RecursionError):
+        codec.as_json(zigzag(1) * 1_000_000 + zigzag(0))
