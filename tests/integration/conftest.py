@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -99,9 +100,10 @@ def winnow(*arguments: str | Path, timeout: float = 300, **options: object) -> "
 
 
 @pytest.fixture(scope="session")
-def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql_server() -> Iterator[str]:
     """A real PostgreSQL on a free port of 127.0.0.1; yields its URL without a database."""
-    with postgresql(postgres(), tmp_path_factory.mktemp("postgresql")) as server:
+    # not below pytest's own directory, which every pytest that starts closes to others, PostgreSQL's user among them
+    with tempfile.TemporaryDirectory(prefix="winnow-postgresql-") as place, postgresql(postgres(), Path(place)) as server:
         yield server.url
 
 

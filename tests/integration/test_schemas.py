@@ -23,11 +23,13 @@ from bench.gate_process import metric
 from demo.broker import free_port
 from demo.ledger import read_ledger
 from demo.twins import take
+from model_registry.config import RegistrySettings
 from stream import wire
-from stream.config import KafkaSettings, TopicSettings
+from stream.config import GateSettings, KafkaSettings, TopicSettings
+from stream.replay import Wanted, replay
 from stream.schemas import Schemas
 from tests.apicurio import Apicurio, apicurio_server
-from tests.integration.conftest import WINNOW, read_all, send, wait_until, winnow
+from tests.integration.conftest import WINNOW, read_all, send, wait_until
 from tests.integration.reviewing import Page, come, events, held, released
 from trainer.pairs import read_unlabelled
 from trainer.verdicts import read_snapshot
@@ -152,9 +154,8 @@ def test_framed_records_are_judged_by_what_they_say_and_leave_untouched(
 
 
 def test_a_dead_letter_is_replayed_when_its_schema_has_come(
-    kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None], write_config: Callable[..., Path],
-    apicurio: Apicurio, client: SchemaRegistryClient,
-) -> None:  # fmt: skip
+    kafka: KafkaSettings, topics: TopicSettings, run_until_idle: Callable[..., None], registry_url: str, client: SchemaRegistryClient
+) -> None:
     schema = {"type": "record", "name": "Twin", "fields": [{"name": name, "type": form} for name, form in FIELDS.items()]}
     avro = AvroSerializer(client, json.dumps(schema | {"doc": topics.records}))
     value = bytes(avro(whole_twins(1)[0], SerializationContext(topics.records, MessageField.VALUE)))
@@ -165,11 +166,10 @@ def test_a_dead_letter_is_replayed_when_its_schema_has_come(
     [dead] = read_all(kafka, topics.dead_letter)
     assert dead.value() == value
     assert client.register_schema("later", Schema(json.dumps(schema | {"doc": f"{topics.records} later"}), "AVRO")) == next_id
-    path = write_config()
-    path.write_text(path.read_text().replace("[kafka]\n", f'[kafka]\nschema_registry = "{apicurio.url}"\n'))
-    done = winnow("replay", "--from", "dead-letter", "--config", path)
-    assert done.returncode == 0, done.stderr
-    counts = json.loads(done.stdout)
+    gate = GateSettings(group=topics.records)
+    counts = replay(
+        SimpleNamespace(kafka=kafka, topics=topics, gate=gate, registry=RegistrySettings(url=registry_url)), Wanted("dead-letter")
+    )
     assert (counts["read"], counts["clean"] + counts["quarantine"]) == (1, 1)
     [moved] = read_all(kafka, topics.clean) + read_all(kafka, topics.quarantine)
     assert moved.value() == value
