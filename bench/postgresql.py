@@ -58,7 +58,10 @@ class Server:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """End it at once, whoever is connected."""
+        """End it at once, whoever is connected. Raises RuntimeError when it has ended by itself before."""
+        if self._process.poll() is not None:
+            said = (self._place / "log").read_text()[-2_000:]
+            raise RuntimeError(f"PostgreSQL ended by itself with code {self._process.returncode}: {said}")
         self._process.send_signal(signal.SIGINT)
         self._process.wait(30)
 
