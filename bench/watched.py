@@ -47,3 +47,10 @@ def ask(address: str, expr: str) -> list[Sample]:
     with urllib.request.urlopen(f"{address}/api/v1/query?{asked}", timeout=10) as answer:  # noqa: S310 - our own
         found = json.loads(answer.read())["data"]["result"]
     return [Sample(each["metric"], float(each["value"][1])) for each in found]
+
+
+def rule_health(address: str) -> dict[str, str]:
+    """Return of every deployed rule what Prometheus says of its last evaluation: `ok`, or what was wrong with it."""
+    with urllib.request.urlopen(f"{address}/api/v1/rules", timeout=10) as answer:  # noqa: S310 - our own
+        groups = json.loads(answer.read())["data"]["groups"]
+    return {rule["name"]: rule.get("lastError") or rule["health"] for group in groups for rule in group["rules"]}

@@ -13,7 +13,7 @@ import yaml
 
 from bench.gate_process import metric
 from bench.watched import RULES as WATCHED
-from bench.watched import ask, prometheus
+from bench.watched import ask, prometheus, rule_health
 from demo.broker import free_port
 from demo.processes import running, wait_ready
 from demo.reviewer import Connection, verdict_path
@@ -132,4 +132,7 @@ def test_every_panel_and_every_alert_has_data(
             time.sleep(1)
         assert silent == {}, f"{len(asked)} questions were asked"
         assert len(asked) > 100
+        health = rule_health(address)
+        assert set(health.values()) == {"ok"}, "every whole expression, of alerts and of what they are made of, is evaluated"
+        assert len(health) > 40
         assert [sample.value for sample in ask(address, "up")] == [1.0, 1.0, 1.0]
