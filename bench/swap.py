@@ -88,7 +88,9 @@ def spoil(good: Path, bad: Path, how: str) -> None:
         weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
-def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused: int) -> dict[str, Any]:
+def swap(
+    bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused: int, per_second: float = RECORDS_PER_SECOND
+) -> dict[str, Any]:
     """Move the alias `swaps` times under load, `refused` of them to bad versions; return what came of it."""
     registry_settings = RegistrySettings(url=str(place / "registry"))
     numbers = prepare(registry_settings, place)
@@ -107,7 +109,7 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
     )
     context = get_context("spawn")
     over = context.Event()
-    load = context.Process(target=feed, args=(kafka, topics.records, RECORDS_PER_SECOND, over), daemon=True)
+    load = context.Process(target=feed, args=(kafka, topics.records, per_second, over), daemon=True)
     with running(Asked(kafka, topics, gate, _IDLE_SECONDS, registry=registry_settings), place / "steps") as judging:
         wait_until_ready(port)  # a backlog from before it would make batches longer than any under this load
         load.start()

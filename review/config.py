@@ -30,7 +30,8 @@ class ReviewSettings(Table):
     read_clean: bool = False
     """Keep clean records too, so that the page can show what the same twin said before."""
     gate_metrics: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()
-    """Addresses of the gates' /metrics, whose shadow figures the model page shows; none means the first gate of this machine."""
+    """Addresses of the gates' /metrics, whose shadow figures the model page shows; none means the first gate of this machine.
+    Every machine behind a name is asked, where it stands for several."""
     language: Literal["zh", "en"] = "zh"
     """Language of the page until a reviewer chooses another."""
     session_hours: Annotated[float, Field(gt=0)] = 12.0

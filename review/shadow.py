@@ -4,6 +4,7 @@ Enters: the addresses of the gates. Leaves: sums over those that answer. Knows n
 """
 
 import logging
+import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from threading import Lock
 from typing import NamedTuple
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -48,9 +50,30 @@ class Gates:
         with self._lock:
             if time.monotonic() - self._looked >= _KEPT_SECONDS:
                 with ThreadPoolExecutor(_AT_ONCE) as asking:
-                    self._found = _summed([told for told in asking.map(_told_by, self._addresses) if told is not None])
+                    self._found = _summed([told for told in asking.map(_told_by, _everywhere(self._addresses)) if told is not None])
                 self._looked = time.monotonic()
             return self._found
+
+
+def _everywhere(addresses: Sequence[str]) -> list[str]:
+    """Return the addresses, one for each machine behind a name that stands for several, as a headless service's does; each once."""
+    found: dict[str, None] = {}
+    for address in addresses:
+        parts = urlsplit(address)
+        try:
+            infos = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
+        except OSError:
+            infos = []
+        # of one family: a machine may have an address of each, and is one gate
+        family = min((info[0] for info in infos), default=socket.AF_INET)
+        machines = sorted({str(info[4][0]) for info in infos if info[0] == family})
+        if parts.scheme != "http" or len(machines) < 2:  # noqa: PLR2004 - a certificate is of the name
+            found[address] = None
+            continue
+        for machine in machines:
+            host = f"[{machine}]" if ":" in machine else machine
+            found[urlunsplit(parts._replace(netloc=f"{host}:{parts.port or 80}"))] = None
+    return list(found)
 
 
 def _told_by(address: str) -> tuple[str, dict[str, int]] | None:

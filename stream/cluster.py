@@ -115,15 +115,29 @@ def administrator(settings: KafkaSettings) -> AdminClient:
         raise SettingInvalid(f"kafka.extra cannot be used: {error.args[0].str()}") from error
 
 
-def missing_rights(admin: AdminClient, read: str, written: list[str]) -> list[str]:
-    """Return what whoever the settings log in as may not do, in words; a broker without an authorizer allows all. Raises KafkaRefused."""
+def missing_rights(admin: AdminClient, read: str, written: list[str], group: str) -> list[str]:
+    """Return what whoever the settings log in as may not do, in words; a broker without an authorizer allows all. Raises KafkaRefused.
+
+    No client can ask for the rights on a transactional id without using it, which would fence a gate.
+    """
     needs = {read: AclOperation.READ, **dict.fromkeys(written, AclOperation.WRITE)}
     described = admin.describe_topics(
         TopicCollection(list(needs)), include_authorized_operations=True, request_timeout=CALL_TIMEOUT_SECONDS
     )
     with _said_no("Kafka would not say who may do what"):
         allowed = {name: described[name].result().authorized_operations for name in needs}
-    return [f"{need.name} on {name}" for name, need in needs.items() if allowed[name] is not None and need not in allowed[name]]
+    missing = [f"{need.name} on {name}" for name, need in needs.items() if allowed[name] is not None and need not in allowed[name]]
+    return missing if _may_join(admin, group) else [*missing, f"READ on group {group}"]
+
+
+def _may_join(admin: AdminClient, group: str) -> bool:
+    """Return whether a group may be joined; a group that nobody has joined yet tells no more than whether it may be looked at."""
+    described = admin.describe_consumer_groups([group], include_authorized_operations=True, request_timeout=CALL_TIMEOUT_SECONDS)
+    try:
+        allowed = described[group].result().authorized_operations
+    except KafkaException as error:
+        return bool(error.args[0].code() != KafkaError.GROUP_AUTHORIZATION_FAILED)
+    return allowed is None or AclOperation.READ in allowed
 
 
 def first_and_last(settings: KafkaSettings, topic: str, partitions: int) -> tuple[list[Message], list[Message]]:

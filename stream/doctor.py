@@ -148,11 +148,15 @@ def _topics(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterat
 def _rights(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterator[Finding]:
     topics = tables.topics
     outputs = [topics.clean, topics.quarantine, topics.dead_letter, topics.audit, topics.verdicts]
-    missing = missing_rights(admin, topics.records, [name for name in outputs if name in counts])
+    missing = missing_rights(admin, topics.records, [name for name in outputs if name in counts], tables.gate.group)
     if missing:
         yield Finding("rights", "broken", f"missing: {', '.join(missing)}", "`kafka-acls --add` for the user of kafka.extra", 3)
     else:
-        yield Finding("rights", "well", "the input may be read and every output written")
+        yield Finding(
+            "rights",
+            "well",
+            "the input may be read, the group joined, every output written; transactional ids tell nothing",
+        )
 
 
 def _schemas(tables: Any) -> Iterator[Finding]:

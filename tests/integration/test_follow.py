@@ -59,7 +59,7 @@ def follower(versions: SimpleNamespace, settings: GateSettings) -> Follower:
 
 
 def test_swaps_under_load_lose_and_repeat_nothing(kafka: KafkaSettings, topics: TopicSettings, tmp_path: Path) -> None:
-    found = swap(kafka.bootstrap_servers, topics, tmp_path, swaps=4, refused=2)
+    found = swap(kafka.bootstrap_servers, topics, tmp_path, swaps=4, refused=2, per_second=300)
     assert (found["lost"], found["repeated"], found["disordered"], found["outputs_scored_by_another"]) == (0, 0, 0, 0)
     assert set(found["outputs_by_version"]) == {"winnow@1", "winnow@2"}
     assert found["refused"] == 2

@@ -46,6 +46,8 @@ def test_the_blocks_run_from_top_to_bottom(tmp_path: Path) -> None:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "WINNOW_GATE__METRICS_PORT": "0",
+        "WINNOW_TRAIN__EPOCHS": "1",
+        "WINNOW_TRAIN__CONTRASTIVE_PER_VERDICT": "2",
         "WINNOW_REVIEW__PORT": str(page),
     }
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=800, check=False)

@@ -1,6 +1,7 @@
 """The model page's interface over HTTP: versions, reports, promotion and rollback, and who may move what."""
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from review.auth import add_user
 from review.serve import service
-from review.shadow import Gates
+from review.shadow import Gates, _everywhere
 from stream.metrics import GateMetrics
 from stream.rules import Rules
 from tests.integration.reviewing import Page, a_report, gates_in_shadow, published
@@ -78,6 +79,24 @@ def test_the_challenger_in_shadow_is_told_by_the_gates(tables: SimpleNamespace, 
         no_metrics = (f"http://{tables.kafka.bootstrap_servers}/metrics", addresses[0].replace("/metrics", "/livez"))
         assert [each.gates for each in Gates((*no_metrics, addresses[1])).shadows()] == [1], "what is no gate takes no other with it"
     assert Gates(addresses).shadows() == [], "gates that are away say nothing"
+
+
+def test_every_gate_behind_a_name_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = {"gates.twins": ["10.0.0.2", "10.0.0.1", "fd00::1"], "six": ["fd00::3", "fd00::4"], "one": ["10.0.0.9"]}
+
+    def resolved(name: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        if name not in behind:
+            raise socket.gaierror
+        families = [(socket.AF_INET6 if ":" in machine else socket.AF_INET, machine) for machine in behind[name]]
+        return [(family, socket.SOCK_STREAM, 6, "", (machine, port)) for family, machine in families]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    names = ("http://gates.twins:9464", "http://six:9464", "http://one:9464", "https://gates.twins", "http://gone:1")
+    asked = _everywhere([f"{name}/metrics" for name in names])
+    assert asked == [
+        "http://10.0.0.1:9464/metrics", "http://10.0.0.2:9464/metrics", "http://[fd00::3]:9464/metrics", "http://[fd00::4]:9464/metrics",
+        "http://one:9464/metrics", "https://gates.twins/metrics", "http://gone:1/metrics",
+    ]  # fmt: skip
 
 
 def test_what_one_challenger_did_is_not_told_of_the_next() -> None:

@@ -75,33 +75,30 @@ def test_a_password_that_is_refused_is_said_so(write: Callable[[str], Path]) -> 
 def test_the_doctor_names_the_right_that_is_missing(secured: Secured, write: Callable[[str], Path]) -> None:
     make_topics(KafkaSettings(bootstrap_servers=secured.plain), TopicSettings(), 2)
     admin = AdminClient({"bootstrap.servers": secured.plain})
-    others = AclBinding(
-        ResourceType.TOPIC,
-        "twin.quarantine",
-        ResourcePatternType.LITERAL,
-        "User:somebody",
-        "*",
-        AclOperation.WRITE,
-        AclPermissionType.ALLOW,
-    )
-    mine = AclBinding(
-        ResourceType.TOPIC, "twin.quarantine", ResourcePatternType.LITERAL, f"User:{USER}", "*", AclOperation.READ, AclPermissionType.ALLOW
-    )
-    for created in admin.create_acls([others, mine]).values():
+    acls = [
+        acl(ResourceType.TOPIC, "twin.quarantine", "User:somebody", AclOperation.WRITE),
+        acl(ResourceType.TOPIC, "twin.quarantine", f"User:{USER}", AclOperation.READ),
+        acl(ResourceType.GROUP, "winnow", "User:somebody", AclOperation.READ),
+    ]
+    for created in admin.create_acls(acls).values():
         created.result(10)
     try:
         found = winnow("doctor", "--no-model", "--config", write(PASSWORD))
     finally:
-        for acl in (others, mine):
-            for deleted in admin.delete_acls([_filter(acl)]).values():
+        for each in acls:
+            for deleted in admin.delete_acls([_filter(each)]).values():
                 deleted.result(10)
     assert found.returncode == 3
     [settings] = [said for said in map(json.loads, found.stdout.splitlines()) if said["what"] == "topics"]
     assert settings["state"] == "warning", "who may not read a topic's settings may judge all the same"
     assert "DESCRIBE_CONFIGS" in settings["mend"]
     [rights] = [said for said in map(json.loads, found.stdout.splitlines()) if said["what"] == "rights"]
-    assert (rights["state"], rights["said"]) == ("broken", "missing: WRITE on twin.quarantine")
+    assert (rights["state"], rights["said"]) == ("broken", "missing: WRITE on twin.quarantine, READ on group winnow")
     assert "kafka-acls" in rights["mend"]
+
+
+def acl(kind: ResourceType, name: str, who: str, may: AclOperation) -> AclBinding:
+    return AclBinding(kind, name, ResourcePatternType.LITERAL, who, "*", may, AclPermissionType.ALLOW)
 
 
 def _filter(acl: AclBinding) -> object:

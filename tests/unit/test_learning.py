@@ -89,10 +89,10 @@ def test_a_miss_rate_is_weighted_by_how_likely_each_draw_was() -> None:
 
 
 def test_bounds_hold_in_simulated_worlds() -> None:
-    found = coverage(World(audits=1_000, wrong=0.004), worlds=150, seed=1, alpha=0.01, delta=0.05)
+    found = coverage(World(audits=1_000, wrong=0.004), worlds=80, seed=1, alpha=0.01, delta=0.05)
     assert found.holds >= 0.93
     assert found.interval_covers >= 0.91
-    rare = coverage(World(audits=1_000, wrong=0.002, separation=0.0), worlds=100, seed=2, alpha=0.01, delta=0.05)
+    rare = coverage(World(audits=1_000, wrong=0.002, separation=0.0), worlds=60, seed=2, alpha=0.01, delta=0.05)
     assert rare.certified >= 0.8
 
 
