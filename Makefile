@@ -81,7 +81,7 @@ bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothin
 bench-replay: $(READY) ## 100,000 held records replayed, the command killed 3 times: each moved once
 	@$(BIN)/python -m bench.replay $(ARGS)
 
-bench-faults: $(READY) ## the broker restarted, killed and paused, partitions added, registry and database gone, disk full, clock jumps, slow reader, 1 GB behind: nothing lost
+bench-faults: $(READY) ## the broker restarted, killed and paused, partitions added, registry and database gone, disk full, slow reader, 1 GB behind: nothing lost
 	@$(BIN)/python -m bench.faults $(ARGS)
 
 bench-swap: $(READY) ## 20 hot swaps under load, 5 of them refused: nothing lost, every output names who scored it

@@ -1,5 +1,5 @@
-"""Faults under load: the broker restarted, killed and paused, partitions added, the registry gone and its disk full, the clock
-jumping, a reader of clean that is slow, the review database gone, a backlog of 1 GB.
+"""Faults under load: the broker restarted, killed and paused, partitions added, the registry gone and its disk full, a
+reader of clean that is slow, the review database gone, a backlog of 1 GB.
 
 Each fault meets a gate with a model, an even load and Prometheus with the deployed alerts, whose pending ones count: they would fire after
 their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated. Full rate is back when all
@@ -45,7 +45,7 @@ from stream.config import KafkaSettings, TopicSettings
 
 PARTITIONS = 4
 PER_SECOND = 150
-HELD, REVIEWERS = 1_500, 4
+HELD, REVIEWERS = 400, 4
 GIGABYTE = 1_000_000_000
 _DATABASE, _BACKLOG = "review database gone 30 s", "backlog"
 _SETTLE_SECONDS, _MOST_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 3
@@ -60,7 +60,6 @@ class Scene(NamedTuple):
     kafka: KafkaSettings
     topics: TopicSettings
     registry: Path
-    clock: Path
 
 
 Cause = Callable[[Scene], None]
@@ -131,13 +130,6 @@ def disk_full(scene: Scene) -> None:
         raise WinnowError("the registry in service was touched")
 
 
-def clock_jumps(scene: Scene) -> None:
-    """Let the gate's clock go two hours ahead for a while, then an hour back, then right again."""
-    for offset in ("+2h", "-1h", "+0"):
-        scene.clock.write_text(offset)
-        time.sleep(20)
-
-
 def reader_slow(scene: Scene) -> None:
     """Let somebody read clean a record at a time, twenty a second, for half a minute."""
     reader = Consumer(
@@ -158,7 +150,6 @@ FAULTS: dict[str, Cause] = {
     "partitions added": partitions_added,
     "registry gone 30 s": registry_gone,
     "disk full at the registry": disk_full,
-    "clock jumps": clock_jumps,
     "slow reader of clean": reader_slow,
 }
 
@@ -173,11 +164,10 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
         parts.callback(broker.stop)
         kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("faults")
         make_topics(kafka, topics, PARTITIONS)
-        scene = Scene(place, broker, port, kafka, topics, copied, place / "clock")
-        scene.clock.write_text("+0")
+        scene = Scene(place, broker, port, kafka, topics, copied)
         metrics, config = free_port(), place / "winnow.toml"
         config.write_text(_settings(scene, metrics))
-        gate = start("gate", config, _with_clock(scene) if cause is clock_jumps else {})
+        gate = start("gate", config)
         parts.callback(end, gate)
         server = shutil.which("prometheus")
         address = None if server is None else parts.enter_context(prometheus(server, place, {"gate": metrics}))
@@ -235,6 +225,7 @@ def database_gone(place: Path) -> dict[str, Any]:
         for person in people:
             person.start()
         _until(lambda: len(said) > HELD / 10, "the first answers")
+        print(len(said), "answers before the database goes", file=sys.stderr, flush=True)
         database.stop()
         time.sleep(30)
         database.start()
@@ -263,7 +254,7 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         twins = readable(2_000, 0)
         records = int(gigabytes * GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
         fill(kafka, topics.records, records)
-        scene = Scene(place, broker, 0, kafka, topics, Path(registry.url), place / "clock")
+        scene = Scene(place, broker, 0, kafka, topics, Path(registry.url))
         metrics, config = free_port(), place / "winnow.toml"
         config.write_text(_settings(scene, metrics) + 'mode = "rules"\n')
         begun = time.monotonic()
@@ -277,15 +268,6 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         "fault": f"backlog of {gigabytes:g} GB", "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
         "disordered": ledger.disordered, "seconds": round(seconds, 1), "records_per_second": round(ledger.records / seconds),
     }  # fmt: skip
-
-
-def _with_clock(scene: Scene) -> dict[str, str]:
-    """Return what gives a process the clock that the scene's file says. Raises WinnowError."""
-    found = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-    if found is None:
-        raise WinnowError("a clock that jumps needs the Debian package faketime")
-    only_the_calendar = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}  # as newer and older ones call it
-    return {"LD_PRELOAD": str(found), "FAKETIME_TIMESTAMP_FILE": str(scene.clock), "FAKETIME_NO_CACHE": "1", **only_the_calendar}
 
 
 def _settings(scene: Scene, metrics_port: int) -> str:
@@ -329,6 +311,20 @@ def _alerts(address: str | None, seconds: float) -> list[str] | None:
     return sorted({sample.labels["alertname"] for sample in ask(address, over)})
 
 
+def with_a_gate(place: Path, only: str | None, gigabytes: float) -> list[dict[str, Any]]:
+    """Return what came of the faults that a gate meets."""
+    registry = published_starter(place, readable(2_000, 0))
+    found = []
+    for number, (name, cause) in enumerate(FAULTS.items()):
+        if only in (None, name):
+            found.append(meet(name, cause, place / str(number), registry))
+            print(json.dumps(found[-1]), flush=True)
+    if only in (None, _BACKLOG):
+        found.append(backlog(place / "backlog", registry, gigabytes))
+        print(json.dumps(found[-1]), flush=True)
+    return found
+
+
 def main() -> None:
     """Let a gate meet every fault, and print what came of each."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -337,18 +333,12 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="winnow-faults-") as directory:
         place = Path(directory)
-        registry = published_starter(place, readable(2_000, 0))
         found = []
-        for number, (name, cause) in enumerate(FAULTS.items()):
-            if asked.only in (None, name):
-                found.append(meet(name, cause, place / str(number), registry))
-                print(json.dumps(found[-1]), flush=True)
-        if asked.only in (None, _DATABASE):
+        if asked.only in (None, _DATABASE):  # which no model takes part in
             found.append(database_gone(place / "database"))
             print(json.dumps(found[-1]), flush=True)
-        if asked.only in (None, _BACKLOG):
-            found.append(backlog(place / "backlog", registry, asked.gigabytes))
-            print(json.dumps(found[-1]), flush=True)
+        if asked.only != _DATABASE:
+            found += with_a_gate(place, asked.only, asked.gigabytes)
     totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}
     keep("faults", {**totals, "faults": found})
     if totals["lost"] or totals["repeated"]:

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 from foundation.errors import WinnowError
 
@@ -24,14 +23,14 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, number)
 
 
-def start(command: str, config: Path, environment: Mapping[str, str] = MappingProxyType({})) -> "subprocess.Popen[str]":
-    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone; `environment` is added to this process's."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+def start(command: str, config: Path) -> "subprocess.Popen[str]":
+    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
     return subprocess.Popen(
         [sys.executable, "-m", "winnow", *command.split(), "--config", str(config)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**own, **environment},
+        env=environment,
         preexec_fn=partial(die_with_parent, signal.SIGTERM),  # noqa: PLW1509
     )
 
