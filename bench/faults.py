@@ -35,7 +35,7 @@ from bench.review import start as start_review
 from bench.starters import published_starter, readable
 from bench.watched import ask, prometheus
 from demo.broker import Broker, free_port, start_broker
-from demo.ledger import read_ledger
+from demo.ledger import messages, read_ledger
 from demo.processes import end, start
 from foundation.errors import WinnowError
 from model_registry.config import RegistrySettings
@@ -232,7 +232,8 @@ def database_gone(place: Path) -> dict[str, Any]:
         before, ended = len(said), time.monotonic()
         _until(lambda: len(said) > before + REVIEWERS, "answers after the database has come back")
         back_seconds = time.monotonic() - ended
-        _until(lambda: len(said) == HELD, "the last answer")
+        _until(lambda: len({m.key() for m in messages(broker.address, topics.verdicts)}) == HELD, "an answer to every record")
+        over.set()
         for person in people:
             person.join(60)
         counts, ended_by_itself = compared(broker.address, topics, said), service.poll()
