@@ -160,10 +160,7 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
     copied = shutil.copytree(registry.url, place / "registry")
     with ExitStack() as parts:
         port = free_port()
-        broker = start_broker(port, place / "kafka")
-        parts.callback(broker.stop)
-        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("faults")
-        make_topics(kafka, topics, PARTITIONS)
+        broker, kafka, topics = _with_kafka(parts, place, "faults", port)
         scene = Scene(place, broker, port, kafka, topics, copied)
         metrics, config = free_port(), place / "winnow.toml"
         config.write_text(_settings(scene, metrics))
@@ -208,10 +205,7 @@ def database_gone(place: Path) -> dict[str, Any]:
         raise WinnowError("the review database needs the Debian package postgresql")
     place.mkdir()
     with ExitStack() as parts:
-        broker = start_broker(free_port(), place / "kafka")
-        parts.callback(broker.stop)
-        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("answers")
-        make_topics(kafka, topics, PARTITIONS)
+        broker, kafka, topics = _with_kafka(parts, place, "answers", free_port())
         hold(kafka, topics.quarantine, HELD)
         (place / "postgresql").mkdir()
         database = parts.enter_context(postgresql(found, place / "postgresql"))
@@ -248,10 +242,7 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
     """Judge a backlog with rules alone, from the first record to the last."""
     place.mkdir()
     with ExitStack() as parts:
-        broker = start_broker(free_port(), place / "kafka")
-        parts.callback(broker.stop)
-        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of("backlog")
-        make_topics(kafka, topics, PARTITIONS)
+        broker, kafka, topics = _with_kafka(parts, place, "backlog", free_port())
         twins = readable(2_000, 0)
         records = int(gigabytes * GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
         fill(kafka, topics.records, records)
@@ -269,6 +260,15 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         "fault": f"backlog of {gigabytes:g} GB", "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
         "disordered": ledger.disordered, "seconds": round(seconds, 1), "records_per_second": round(ledger.records / seconds),
     }  # fmt: skip
+
+
+def _with_kafka(parts: ExitStack, place: Path, name: str, port: int) -> tuple[Broker, KafkaSettings, TopicSettings]:
+    """Return a broker of its own with topics of this name; it stops with the parts."""
+    broker = start_broker(port, place / "kafka")
+    parts.callback(broker.stop)
+    kafka, topics = KafkaSettings(bootstrap_servers=broker.address), topics_of(name)
+    make_topics(kafka, topics, PARTITIONS)
+    return broker, kafka, topics
 
 
 def _settings(scene: Scene, metrics_port: int) -> str:

@@ -28,6 +28,7 @@ from demo.twins import Twin, take
 from stream.cluster import make_topics
 from stream.config import GateSettings, KafkaSettings
 from stream.decode import decode_value
+from stream.files import as_value
 from stream.framed import Schema, codec_of
 from stream.records import Content
 from stream.render import render
@@ -95,14 +96,11 @@ def writers() -> dict[str, Write]:
         fastavro.schemaless_writer(out, parsed, data)
         return b"\x00\x00\x00\x00\x01" + out.getvalue()
 
-    def as_json(data: dict[str, Any]) -> bytes:
-        return json.dumps(data, ensure_ascii=False).encode()
-
     return {
-        "plain": as_json,
+        "plain": as_value,
         "avro": avro,
-        "protobuf": lambda data: b"\x00\x00\x00\x00\x02" + protobuf.as_payload(as_json(data), b"\x00"),
-        "json": lambda data: b"\x00\x00\x00\x00\x03" + as_json(data),
+        "protobuf": lambda data: b"\x00\x00\x00\x00\x02" + protobuf.as_payload(as_value(data), b"\x00"),
+        "json": lambda data: b"\x00\x00\x00\x00\x03" + as_value(data),
     }
 
 

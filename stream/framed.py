@@ -58,7 +58,9 @@ class Schema(NamedTuple):
 
 def id_of(value: bytes | None) -> int | None:
     """Return the schema id of a framed value; None for any other."""
-    number = int.from_bytes(value[1:HEAD_BYTES], "big") if value and value[0] == 0 and len(value) >= HEAD_BYTES else MOST_ID + 1
+    if not value or value[0] != 0 or len(value) < HEAD_BYTES:
+        return None
+    number = int.from_bytes(value[1:HEAD_BYTES], "big")
     return number if number <= MOST_ID else None
 
 
@@ -132,9 +134,7 @@ class _Avro:
             written = out.getvalue()
         except Exception as error:
             raise DoesNotFit(f"{type(error).__name__}: {error}"[:300]) from error
-        if _loaded(self.as_json(written)) != wanted:
-            raise DoesNotFit("read again with the schema it says something else")
-        return written
+        return _read_again(self, written, wanted)
 
     def _datum(self, payload: bytes, **how: bool) -> Any:
         source = io.BytesIO(payload)
@@ -192,9 +192,7 @@ class _Protobuf:
         except (json_format.ParseError, ValueError) as error:
             raise DoesNotFit(str(error)[:300]) from error
         written = path + bytes(message.SerializeToString())
-        if _loaded(self.as_json(written)) != wanted:
-            raise DoesNotFit("read again with the schema it says something else")
-        return written
+        return _read_again(self, written, wanted)
 
     def _message(self, payload: bytes) -> tuple[Any, bytes]:
         """Return the message, and the bytes that name its kind."""
@@ -411,6 +409,13 @@ def _number_of(value: Any, field: Any) -> Any:
     if field.message_type is not None:
         return _with_numbers(value, field.message_type)
     return float(value) if field.cpp_type in (field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT) and isinstance(value, str) else value
+
+
+def _read_again(codec: Codec, written: bytes, wanted: Any) -> bytes:
+    """Return what was written, if it says what was wanted. Raises DoesNotFit."""
+    if _loaded(codec.as_json(written)) != wanted:
+        raise DoesNotFit("read again with the schema it says something else")
+    return written
 
 
 def _loaded(text: bytes) -> Any:

@@ -15,7 +15,7 @@ from foundation.errors import SchemaRegistryAway, SettingInvalid
 from foundation.secret_file import read_named
 from stream.config import KafkaSettings
 from stream.decode import Format, decode_value
-from stream.framed import HEAD_BYTES, Codec, DoesNotFit, Kind, Schema, SchemaUnusable, codec_of, id_of
+from stream.framed import HEAD_BYTES, MOST_ID, Codec, DoesNotFit, Kind, Schema, SchemaUnusable, codec_of, id_of
 from stream.records import Reading, Reason, Unread
 
 log = logging.getLogger("winnow.schemas")
@@ -27,7 +27,6 @@ _FIRST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS = 0.5, 10.0
 _LOOKS, _FEW_UNKNOWN, _LOOK_UP_SECONDS = 3, 3, 0.25
 # a schema, a version or a subject that the registry does not have; any other 404 is another server's, or a wrong path's
 _NOT_THERE, _NOT_TAKEN = (40403, 40402, 40401), (400, 422)
-_NO_SCHEMA = 2**31 - 1
 
 
 class Schemas:
@@ -45,14 +44,15 @@ class Schemas:
         self._closed = Event()
 
     def close(self) -> None:
-        """Let go of the connections, and of whoever waits for an answer."""
+        """Let go of whoever waits for an answer, and then of the connections."""
         self._closed.set()
         if self._client is not None:
-            self._client.close()
+            with self._asking:
+                self._client.close()
 
     def opened(self, value: bytes | None) -> bytes | Unread | None:
         """Return what a value says as JSON text, a value that is not framed as it is. Raises SchemaRegistryAway."""
-        number = None if self._client is None else id_of(value)
+        number = self._id_of(value)
         if number is None or value is None:
             return value
         codec = self._codec(number)
@@ -83,13 +83,13 @@ class Schemas:
 
     def kind_of(self, value: bytes | None) -> Kind | None:
         """Return how a framed value is written; None for any other, and where its schema is not known. Raises SchemaRegistryAway."""
-        number = None if self._client is None else id_of(value)
+        number = self._id_of(value)
         codec = None if number is None else self._codec(number)
         return None if codec is None or isinstance(codec, str) else codec.kind
 
     def framed(self, text: bytes, like: bytes | None) -> bytes:
         """Return a text as the value that it was changed from is written; as it is where that is not framed. Raises DoesNotFit."""
-        number = None if self._client is None else id_of(like)
+        number = self._id_of(like)
         if number is None or like is None:
             return text
         codec = self._codec(number)
@@ -99,7 +99,10 @@ class Schemas:
 
     def ask(self) -> None:
         """See whether the registry answers; it need not have any schema. Raises SchemaRegistryAway."""
-        self._fetch(_NO_SCHEMA)
+        self._fetch(MOST_ID)
+
+    def _id_of(self, value: bytes | None) -> int | None:
+        return None if self._client is None else id_of(value)
 
     def _codec(self, number: int) -> Codec | str:
         """Return what reads a schema's values, or what is wrong with it."""
@@ -122,23 +125,11 @@ class Schemas:
             return f"is not in {self._url}"
 
     def _patiently(self, number: int) -> Codec | str | None:
-        """Ask until the registry answers; None when it has no such schema. Raises SchemaRegistryAway.
-
-        A schema that was registered a moment ago may not be known to every replica: where nearly all are known, it is asked for again.
-        """
-        pause_seconds, looks = _FIRST_PAUSE_SECONDS, 1 if len(self._unknown) >= _FEW_UNKNOWN else _LOOKS
+        """Ask until the registry answers; None when it has no such schema. Raises SchemaRegistryAway."""
+        pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                schema = self._fetch(number)
-                looks -= 1
-                if schema is not None:
-                    return codec_of(schema)
-                if looks == 0 or not self._may_wait(_FIRST_PAUSE_SECONDS):
-                    return None
-                continue
-            except SchemaUnusable as unusable:
-                log.error("a schema cannot be used", extra={"schema": number, "detail": str(unusable)})  # noqa: TRY400
-                return f"cannot be used: {unusable}"
+                return self._looked_for(number)
             except (OSError, MemoryError, subprocess.TimeoutExpired) as error:
                 away = SchemaRegistryAway(f"schema {number} cannot be read on this machine: {type(error).__name__}: {error}"[:300])
             except SchemaRegistryAway as error:
@@ -148,6 +139,23 @@ class Schemas:
             if self._stop is None or not self._may_wait(pause_seconds):
                 raise away
             pause_seconds = min(_MOST_PAUSE_SECONDS, pause_seconds * 2)
+
+    def _looked_for(self, number: int) -> Codec | str | None:
+        """Ask for a schema, a few times before saying that it is not there.
+
+        One that was registered a moment ago may not be known to every replica; where many are not there, one look must do.
+        """
+        for left in reversed(range(1 if len(self._unknown) >= _FEW_UNKNOWN else _LOOKS)):
+            schema = self._fetch(number)
+            if schema is not None:
+                try:
+                    return codec_of(schema)
+                except SchemaUnusable as unusable:
+                    log.error("a schema cannot be used", extra={"schema": number, "detail": str(unusable)})  # noqa: TRY400
+                    return f"cannot be used: {unusable}"
+            if left == 0 or not self._may_wait(_FIRST_PAUSE_SECONDS):
+                break
+        return None
 
     def _may_wait(self, seconds: float) -> bool:
         """Wait; False as soon as nobody should."""
