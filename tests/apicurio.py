@@ -50,6 +50,7 @@ def apicurio_server(log: Path) -> Iterator[Apicurio]:
     port = free_port()
     command = [
         find_java(), "-Xmx256m", "-XX:+UseSerialGC", "-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={port}",
+        "-Dquarkus.management.host=127.0.0.1", f"-Dquarkus.management.port={free_port()}",  # else 9000, for every registry
         "-jar", place / "quarkus-run.jar",
     ]  # fmt: skip
     with (
