@@ -14,7 +14,7 @@ from foundation.secret_file import read_secret
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry, Version
 from stream.cache import RewardCache
-from stream.cluster import look_at_cluster, topic_names
+from stream.cluster import TRANSACTIONAL_PREFIX, look_at_cluster, topic_names
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
 from stream.follow import Follower, Lasting, Service, make_service
@@ -95,7 +95,7 @@ def run_with_model(
         if gate.metrics_port:
             server = MetricsServer(gate.metrics_bind, gate.metrics_port + instance.slot, metrics.registry, health)
             open_parts.callback(server.close)
-        sink = Sink(kafka, f"winnow-{gate.group}-{instance.name}")
+        sink = Sink(kafka, f"{TRANSACTIONAL_PREFIX}{gate.group}-{instance.name}")
         open_parts.callback(sink.close)
         source = Source(kafka, topics.records, gate.group, lambda kind, count: metrics.rebalances.labels(kind).inc(count))
         follower = Follower(versions, gate, make, service, metrics)

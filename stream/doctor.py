@@ -1,7 +1,7 @@
 """`winnow doctor`: looks at everything a gate needs and says of each whether it is well, and if not how it is mended.
 
-Enters: settings. Leaves: findings, in the order in which one would look. It writes nothing, joins no group and fences nobody. A part
-that cannot be looked at because an earlier one is broken is left out.
+Enters: settings. Leaves: findings, in the order in which one would look. It writes no record, joins no group and fences no gate: what
+it starts transactions for is an id of its own. A part that cannot be looked at because an earlier one is broken is left out.
 """
 
 import time
@@ -16,10 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from foundation.errors import WinnowError
 from model_registry.registry import CHALLENGER, Registry
 from stream.cluster import (
+    TRANSACTIONAL_PREFIX,
     Administrator,
     administrator,
     first_and_last,
     list_topics,
+    may_transact,
     missing_rights,
     records_waiting,
     settings_that_differ,
@@ -63,6 +65,7 @@ def examine(tables: Any, *, with_model: bool = True) -> Iterator[Finding]:
     yield from _safely("topics", lambda: _topics(admin, tables, counts), "warning")
     if tables.topics.records in counts:
         yield from _safely("rights", lambda: _rights(admin, tables, counts))
+        yield from _safely("transactions", lambda: _transactions(tables))
         yield from _safely("times", lambda: _times(admin, tables, counts), "warning")
         yield from _safely("lag", lambda: _lag(tables, counts[tables.topics.records]))
     yield from _gate(tables, counts)
@@ -81,6 +84,8 @@ _MENDS = {
     "rules": "mend the file; `winnow config check` names the line",
     "registry": "set registry.url, or publish: `winnow starter`, then `winnow train --base DIR`",
     "schemas": "mend kafka.schema_registry, schema_registry_extra or schema_registry_secrets; until it answers, gates wait",
+    "rights": "see what Kafka says; a gate would meet the same",
+    "transactions": "see what Kafka says; a gate would meet the same",
     "topics": "DESCRIBE_CONFIGS on the topics lets `winnow doctor` compare their settings",
     "times": "DESCRIBE_CONFIGS on the topics, and READ on the group winnow-doctor, let it look at times",
     "model": "`winnow registry rollback`, or publish again",
@@ -140,7 +145,8 @@ def _topics(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterat
                 f"topic {name}",
                 "warning",
                 "; ".join(differences),
-                f"`kafka-configs --alter --entity-type topics --entity-name {name} --add-config NAME=VALUE`",
+                f"`kafka-configs --bootstrap-server {tables.kafka.bootstrap_servers} --alter --entity-type topics "
+                f"--entity-name {name} --add-config NAME=VALUE`",
             )
     yield Finding("topics", "well", f"{len(there)} of {len(names)} are there, the input has {counts[topics.records]} partitions")
 
@@ -150,13 +156,24 @@ def _rights(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterat
     outputs = [topics.clean, topics.quarantine, topics.dead_letter, topics.audit, topics.verdicts]
     missing = missing_rights(admin, topics.records, [name for name in outputs if name in counts], tables.gate.group)
     if missing:
-        yield Finding("rights", "broken", f"missing: {', '.join(missing)}", "`kafka-acls --add` for the user of kafka.extra", 3)
+        mend = f"`kafka-acls --bootstrap-server {tables.kafka.bootstrap_servers} --add` for the user of kafka.extra"
+        yield Finding("rights", "broken", f"missing: {', '.join(missing)}", mend, 3)
+    else:
+        yield Finding("rights", "well", "the input may be read, the group joined, every output written")
+
+
+def _transactions(tables: Any) -> Iterator[Finding]:
+    """Try a transactional id beside the gates': a prefix that allows theirs allows it too, an ACL for each of them by itself does not."""
+    tried = f"{TRANSACTIONAL_PREFIX}{tables.gate.group}-doctor"
+    if may_transact(tables.kafka, tried):
+        yield Finding("transactions", "well", f"{tried} may start transactions")
     else:
         yield Finding(
-            "rights",
-            "well",
-            "the input may be read, the group joined, every output written; transactional ids tell nothing",
-        )
+            "transactions", "warning",
+            f"{tried} may not start transactions; a gate may where its own {TRANSACTIONAL_PREFIX}{tables.gate.group}-INSTANCE is allowed",
+            f"`kafka-acls --bootstrap-server {tables.kafka.bootstrap_servers} --add --operation Write --operation Describe "
+            f"--transactional-id {TRANSACTIONAL_PREFIX} --resource-pattern-type prefixed` for the user of kafka.extra",
+        )  # fmt: skip
 
 
 def _schemas(tables: Any) -> Iterator[Finding]:

@@ -29,7 +29,7 @@ def test_all_is_well_with_a_model_that_keeps_its_fingerprint(
     send(kafka, topics.records, [{"value": b"a"}] * 5)
     found = findings(write_config(threads=2, precision="float32"))
     assert {what: each["state"] for what, each in found.items() if what != "page"} == dict.fromkeys(
-        ("rules", "registry", "model", "kafka", "topics", "rights", "clock", "lag"), "well"
+        ("rules", "registry", "model", "kafka", "topics", "rights", "transactions", "clock", "lag"), "well"
     )
     assert "keeps its fingerprint" in found["model"]["said"]
     assert found["lag"]["said"].startswith("5 records wait")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,15 +80,10 @@ def test_the_doctor_names_the_right_that_is_missing(secured: Secured, write: Cal
         acl(ResourceType.TOPIC, "twin.quarantine", "User:somebody", AclOperation.WRITE),
         acl(ResourceType.TOPIC, "twin.quarantine", f"User:{USER}", AclOperation.READ),
         acl(ResourceType.GROUP, "winnow", "User:somebody", AclOperation.READ),
+        acl(ResourceType.TRANSACTIONAL_ID, "winnow-", "User:somebody", AclOperation.WRITE, ResourcePatternType.PREFIXED),
     ]
-    for created in admin.create_acls(acls).values():
-        created.result(10)
-    try:
+    with allowed(admin, acls):
         found = winnow("doctor", "--no-model", "--config", write(PASSWORD))
-    finally:
-        for each in acls:
-            for deleted in admin.delete_acls([_filter(each)]).values():
-                deleted.result(10)
     assert found.returncode == 3
     [settings] = [said for said in map(json.loads, found.stdout.splitlines()) if said["what"] == "topics"]
     assert settings["state"] == "warning", "who may not read a topic's settings may judge all the same"
@@ -95,10 +91,41 @@ def test_the_doctor_names_the_right_that_is_missing(secured: Secured, write: Cal
     [rights] = [said for said in map(json.loads, found.stdout.splitlines()) if said["what"] == "rights"]
     assert (rights["state"], rights["said"]) == ("broken", "missing: WRITE on twin.quarantine, READ on group winnow")
     assert "kafka-acls" in rights["mend"]
+    [transactions] = [said for said in map(json.loads, found.stdout.splitlines()) if said["what"] == "transactions"]
+    assert (transactions["state"], transactions["said"].split(";")[0]) == ("warning", "winnow-winnow-doctor may not start transactions")
+    assert "--resource-pattern-type prefixed" in transactions["mend"]
 
 
-def acl(kind: ResourceType, name: str, who: str, may: AclOperation) -> AclBinding:
-    return AclBinding(kind, name, ResourcePatternType.LITERAL, who, "*", may, AclPermissionType.ALLOW)
+def test_the_doctor_is_content_with_the_transactional_ids_of_one_group(secured: Secured, write: Callable[[str], Path]) -> None:
+    make_topics(KafkaSettings(bootstrap_servers=secured.plain), TopicSettings(), 2)
+    admin = AdminClient({"bootstrap.servers": secured.plain})
+    narrow = [
+        acl(ResourceType.TRANSACTIONAL_ID, "winnow-winnow-", f"User:{USER}", may, ResourcePatternType.PREFIXED)
+        for may in (AclOperation.WRITE, AclOperation.DESCRIBE)
+    ]
+    with allowed(admin, narrow):
+        found = winnow("doctor", "--no-model", "--config", write(PASSWORD))
+    [transactions] = [said for said in map(json.loads, found.stdout.splitlines()) if said["what"] == "transactions"]
+    assert (transactions["state"], transactions["said"]) == ("well", "winnow-winnow-doctor may start transactions")
+
+
+@contextmanager
+def allowed(admin: AdminClient, acls: list[AclBinding]) -> Iterator[None]:
+    """Let these ACLs be in force for as long as the block lasts."""
+    for created in admin.create_acls(acls).values():
+        created.result(10)
+    try:
+        yield
+    finally:
+        for each in acls:
+            for deleted in admin.delete_acls([_filter(each)]).values():
+                deleted.result(10)
+
+
+def acl(
+    kind: ResourceType, name: str, who: str, may: AclOperation, pattern: ResourcePatternType = ResourcePatternType.LITERAL
+) -> AclBinding:
+    return AclBinding(kind, name, pattern, who, "*", may, AclPermissionType.ALLOW)
 
 
 def _filter(acl: AclBinding) -> object:
