@@ -6,7 +6,6 @@ Enters: topics and where to begin. Leaves: records, and the offsets to keep besi
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -19,6 +18,8 @@ log = logging.getLogger("winnow.kafka")
 
 _POLL_RECORDS, _POLL_SECONDS = 2_000, 0.2
 _SILENCE_SECONDS = CALL_TIMEOUT_SECONDS * 3
+_MOST_PARTITIONS = 10_000
+_AT_THE_END = -1
 
 
 class Tail:
@@ -88,14 +89,14 @@ class Tail:
                 waited_for = ", ".join(f"{topic}:{partition}" for topic, partition in sorted(self._open))
                 raise KafkaRefused(f"nothing comes from {waited_for} for {_SILENCE_SECONDS:.0f} s; is a transaction left open there?")
 
+    @property
+    def is_at_end(self) -> bool:
+        """Whether every partition has been read to what was its end at the last poll."""
+        return not self._open
+
     def close(self) -> None:
         """Let go of the consumer."""
         self._consumer.close()
-
-
-def read_topic(settings: KafkaSettings, topic: str, limit: int) -> list[Record]:
-    """Return up to `limit` committed records of a topic from its beginning. Raises BrokerUnreachable, TopicMissing."""
-    return list(islice(read_all(settings, topic), limit))
 
 
 def read_all(settings: KafkaSettings, topic: str) -> Iterator[Record]:
@@ -106,3 +107,33 @@ def read_all(settings: KafkaSettings, topic: str) -> Iterator[Record]:
             yield from came
     finally:
         tail.close()
+
+
+def latest(settings: KafkaSettings, topic: str, count: int) -> list[Record]:
+    """Return about the last `count` committed records, the same number of every partition, or all if there are no more; in order.
+
+    Never reads more than twice that.
+
+    Raises BrokerUnreachable, TopicMissing.
+    """
+    # begun at its end a partition answers with its end; those that are not there keep what they were given
+    everywhere = {(topic, partition): _AT_THE_END for partition in range(_MOST_PARTITIONS)}
+    ends = _read(settings, topic, everywhere, 0)[1]
+    real = {place: end for place, end in ends.items() if end != _AT_THE_END}
+    each = count if sum(real.values()) <= count else -(-count // len(real))
+    return _read(settings, topic, {place: max(0, end - each) for place, end in real.items()}, 2 * count)[0]
+
+
+def _read(
+    settings: KafkaSettings, topic: str, start: dict[tuple[str, int], int], most: int
+) -> tuple[list[Record], dict[tuple[str, int], int]]:
+    tail = Tail(settings, [topic], start)
+    found: list[Record] = []
+    try:
+        for came in tail.to_end():
+            found += came[: most - len(found)]
+            if most and len(found) >= most:
+                break
+    finally:
+        tail.close()
+    return sorted(found, key=lambda record: (record.partition, record.offset)), dict(tail.next)

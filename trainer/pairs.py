@@ -18,7 +18,7 @@ from stream.files import read_values
 from stream.records import Content, Unread
 from stream.render import Rendered, Rendering, render
 from stream.schemas import Schemas
-from stream.tail import read_topic
+from stream.tail import latest
 from trainer.corrupt import Corrupter
 from trainer.datasets import Labelled
 
@@ -87,10 +87,10 @@ def contrastive_pairs(unlabelled: Sequence[Rendered], encoder: Encoder, count: i
 
 
 def read_unlabelled(source: str, kafka: KafkaSettings, limit: int) -> list[str]:
-    """Return the readable records of FILE or topic:NAME as text, in order. Raises DataRefused when there are none."""
+    """Return the readable records of FILE, its first, or of topic:NAME, its latest, as text. Raises DataRefused when there are none."""
     if source.startswith("topic:"):
         with closing(Schemas(kafka)) as schemas:
-            records = read_topic(kafka, source.removeprefix("topic:"), limit)
+            records = latest(kafka, source.removeprefix("topic:"), limit)
             values: Iterable[bytes | Unread | None] = [schemas.opened(record.value) for record in records]
     else:
         values = read_values(Path(source))

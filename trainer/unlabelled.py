@@ -10,19 +10,16 @@ from typing import Any
 
 from foundation.errors import DataRefused, TopicMissing
 from stream.boot import load_lotteries
-from stream.config import KafkaSettings
 from stream.decide import ticket
 from stream.decode import decode_value
-from stream.records import Content, Lottery, Record
+from stream.records import Content, Lottery
 from stream.schemas import Schemas
-from stream.tail import Tail
+from stream.tail import latest
 from trainer.bases import Base
 from trainer.config import TrainSettings
 from trainer.pairs import load_saved, read_unlabelled
 
 MOST_UNLABELLED = 20_000
-_MOST_PARTITIONS = 10_000
-_AT_THE_END = -1
 
 
 def unlabelled_of(base: Base, source: str | None, tables: Any) -> list[str]:
@@ -72,31 +69,3 @@ def _undrawn(topic: str, tables: Any) -> list[str]:
         if ticket(record.decision_id, Lottery.FLAT, lotteries.key) >= max(lotteries.flat, tables.gate.drift_audit_rate):
             found.append(value.decode("utf-8"))
     return found
-
-
-def latest(kafka: KafkaSettings, topic: str, count: int) -> list[Record]:
-    """Return about the last `count` committed records, the same number of every partition; never reads more than twice that.
-
-    Raises BrokerUnreachable, TopicMissing.
-    """
-    # begun at its end a partition answers with its end; those that are not there keep what they were given
-    everywhere = {(topic, partition): _AT_THE_END for partition in range(_MOST_PARTITIONS)}
-    ends = _read(kafka, topic, everywhere, 0)[1]
-    real = {place: end for place, end in ends.items() if end != _AT_THE_END}
-    each = -(-count // max(1, len(real)))
-    return _read(kafka, topic, {place: max(0, end - each) for place, end in real.items()}, 2 * count)[0]
-
-
-def _read(
-    kafka: KafkaSettings, topic: str, start: dict[tuple[str, int], int], most: int
-) -> tuple[list[Record], dict[tuple[str, int], int]]:
-    tail = Tail(kafka, [topic], start)
-    found: list[Record] = []
-    try:
-        for came in tail.to_end():
-            found += came[: most - len(found)]
-            if most and len(found) >= most:
-                break
-    finally:
-        tail.close()
-    return sorted(found, key=lambda record: (record.partition, record.offset)), dict(tail.next)

@@ -17,13 +17,14 @@ from stream import wire
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import ticket
 from stream.records import Lottery, Verdict
+from stream.tail import latest
 from tests.integration.conftest import send
 from trainer.audited import AuditedErrors
 from trainer.bases import load_base
 from trainer.config import TrainSettings
 from trainer.cycle import as_fields, run_cycle
 from trainer.train import train_and_publish
-from trainer.unlabelled import latest, stream_of_cycle
+from trainer.unlabelled import stream_of_cycle
 from trainer.verdicts import read_snapshot
 from trainer.watch import new_verdicts
 
