@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -200,10 +200,12 @@ def review(
 @app.command()
 def user(
     name: Annotated[str, typer.Argument(help="Name to log in with.")],
-    role: Annotated[list[str] | None, typer.Option(help="reviewer, lead or operator; may be given more than once.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(help="reviewer (of a new user, if none is given), lead, operator; may be repeated.")
+    ] = None,
     config: Config = None,
 ) -> None:
-    """Add a user to review.users_file, or give one a new password; it is asked for, or read from stdin."""
+    """Add a user to review.users_file, or give one a new password, its roles stay; it is asked for, or read from stdin."""
     settings = settings_from(config)
     from foundation.errors import SettingInvalid
     from review.auth import add_user
@@ -212,7 +214,7 @@ def user(
         raise SettingInvalid("review.users_file is unset; it names the file that users are written to")
     is_terminal = sys.stdin.isatty()
     password = typer.prompt("password", hide_input=True, confirmation_prompt=True) if is_terminal else sys.stdin.readline().rstrip("\n")
-    add_user(settings.review.users_file, name, password, tuple(role or ["reviewer"]))
+    add_user(settings.review.users_file, name, password, tuple(role or ()))
     result({"user": name, "file": str(settings.review.users_file)}, f"{name} written to {settings.review.users_file}")
 
 
@@ -288,20 +290,25 @@ def erase(
     """Erase a key's records from the review store and from starters, and say what Kafka still keeps."""
     settings = settings_from(config)
     raw = _key_of(key, key_base64)
-    from review.store import opened
+    from review.store import is_there, opened
     from stream.schemas import Schemas
     from stream.trace import of_key
     from trainer.starter_files import erase_from_starters, starters_of
 
     kept, values = of_key(settings.kafka, settings.topics, raw)
-    with opened(settings.review.database_url, settings.review.second_share) as store, closing(Schemas(settings.kafka)) as schemas:
-        values |= store.values_of(raw)
+    url, second_share = settings.review.database_url, settings.review.second_share
+    with ExitStack() as parts:
+        schemas = parts.enter_context(closing(Schemas(settings.kafka)))
+        store = parts.enter_context(opened(url, second_share)) if is_there(url) else None
+        values |= set() if store is None else store.values_of(raw)
         values |= {text for value in values if isinstance(text := schemas.opened(value), bytes)}  # starters keep what framed records say
         # the store last: without it nobody knows any more what to look for
         forgotten = erase_from_starters(starter or starters_of(settings.train.base), values)
-        gone = store.erase(raw)
+        gone = None if store is None else store.erase(raw)
     told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
-    said = f"{gone} records erased from the review store, {sum(forgotten.values())} from starters; Kafka still keeps: {told}"
+    of_store = f"there is no review store here ({url}): erase where `winnow review` runs, too"
+    of_store = of_store if gone is None else f"{gone} records erased from the review store"
+    said = f"{of_store}; {sum(forgotten.values())} erased from starters; Kafka still keeps: {told}"
     shown = {"key": key} if key is not None else {"key_base64": key_base64}
     result({**shown, "erased": gone, "erased_from_starters": forgotten, "kept_by_kafka": kept}, said)
 

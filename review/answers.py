@@ -171,8 +171,8 @@ class Answers:
         counts = self._store.counts(midnight_ms)
         for state in ("open", "leased", "done"):
             self._metrics.records.labels(state).set(getattr(counts, state))
-        oldest_ms = self._store.oldest_open_ms()
-        self._metrics.oldest_seconds.set(0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000))
+        since_ms = self._store.waiting_since_ms()
+        self._metrics.oldest_seconds.set(0.0 if since_ms is None else max(0.0, time.time() - since_ms / 1000))
         self._metrics.waiting.labels("second").set(counts.second)
         self._metrics.waiting.labels("conflict").set(counts.conflict)
         if who is None:

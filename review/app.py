@@ -155,7 +155,7 @@ class Pages:
 
     async def _log_in(self, request: Request) -> Response:
         name = ""
-        address = request.client.host if request.client is not None else ""
+        address = self._door.address_of(request)
         try:
             body = await _body_of(request)
             said, password = body.get("user") or body.get("name") or body.get("username"), body.get("password")

@@ -10,6 +10,8 @@ import secrets
 import time
 import tomllib
 from collections import deque
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +37,7 @@ _NAME = re.compile(r"[\w.@-]{1,64}")
 _TRIES = {"name": 5, "address": 30}
 _TRIES_SECONDS = 60.0
 _MOST_REMEMBERED = 10_000
+_LONGEST_ADDRESS = 64
 
 
 class User(BaseModel):
@@ -82,8 +85,8 @@ def load_users(path: Path | None) -> dict[str, User]:
     return {user.name: user for user in users}
 
 
-def add_user(path: Path, name: str, password: str, roles: tuple[str, ...]) -> None:
-    """Write a user into the file, in place of one of the same name. Raises SettingInvalid."""
+def add_user(path: Path, name: str, password: str, roles: tuple[str, ...] = ()) -> None:
+    """Write a user into the file, in place of one of the same name, whose roles stay where none are given. Raises SettingInvalid."""
     if not _NAME.fullmatch(name):
         raise SettingInvalid(f"the user name {name!r} may hold letters, digits and . @ - _ only, at most 64")
     unknown = next((role for role in roles if role not in ROLES), None)
@@ -92,16 +95,20 @@ def add_user(path: Path, name: str, password: str, roles: tuple[str, ...]) -> No
     if len(password) < 10:  # noqa: PLR2004
         raise SettingInvalid(f"the password has {len(password)} characters; it needs 10")
     users = load_users(path) if path.is_file() else {}
-    users[name] = User(name=name, password=PasswordHasher().hash(password), roles=roles)
+    kept = users[name].roles if name in users else (REVIEWER,)
+    users[name] = User(name=name, password=PasswordHasher().hash(password), roles=roles or kept)
     blocks = [
         f'[[user]]\nname = "{user.name}"\npassword = "{user.password}"\nroles = [{", ".join(f"{role!r}" for role in user.roles)}]\n'
         for user in users.values()
     ]
     aside = path.with_name(f".{path.name}")
-    aside.unlink(missing_ok=True)
-    aside.touch(mode=0o600)
-    aside.write_text("\n".join(blocks).replace("'", '"'), encoding="utf-8")
-    aside.replace(path)  # a service that reads it now finds all users
+    try:
+        aside.unlink(missing_ok=True)
+        aside.touch(mode=0o600)
+        aside.write_text("\n".join(blocks).replace("'", '"'), encoding="utf-8")
+        aside.replace(path)  # a service that reads it now finds all users
+    except OSError as error:
+        raise SettingInvalid(f"review.users_file = {path} cannot be written: {error.strerror}") from error
 
 
 def check_bind(settings: ReviewSettings, users: dict[str, User]) -> None:
@@ -111,6 +118,14 @@ def check_bind(settings: ReviewSettings, users: dict[str, User]) -> None:
             f"review.bind = {settings.bind} is reachable from outside, and nobody would have to log in; "
             "set review.users_file or review.proxy_header, or bind to 127.0.0.1"
         )
+
+
+def is_among(address: str, networks: Sequence[str]) -> bool:
+    """Return whether an address lies in one of the networks, each of them an address or `address/length`."""
+    try:
+        return any(ip_address(address) in ip_network(each, strict=False) for each in networks)
+    except ValueError:
+        return False
 
 
 class Door:
@@ -133,7 +148,7 @@ class Door:
     def who(self, request: Request) -> Who | None:
         """Return who asks, None for strangers."""
         header = self._settings.proxy_header
-        if header is not None and request.client is not None and request.client.host in self._settings.trusted_proxies:
+        if header is not None and self._is_proxy(request):
             names = request.headers.getlist(header)  # a proxy that appends to what a client sent would let it be anybody
             name = names[0] if len(names) == 1 else ""
             if _NAME.fullmatch(name):
@@ -146,6 +161,16 @@ class Door:
         if not self._users.value and header is None:
             return Who(LOCAL, frozenset({OPERATOR}))
         return None
+
+    def address_of(self, request: Request) -> str:
+        """Return where a request comes from: behind a trusted proxy what that proxy says, else who asks; empty where nobody knows."""
+        said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+        if said and self._is_proxy(request):
+            return said[:_LONGEST_ADDRESS]
+        return request.client.host if request.client is not None else ""
+
+    def _is_proxy(self, request: Request) -> bool:
+        return request.client is not None and is_among(request.client.host, self._settings.trusted_proxies)
 
     def needed(self, request: Request, role: str = REVIEWER) -> Who:
         """Return who asks, or raise NotAllowed: 401 for strangers, 403 for a missing role, a wrong origin or CSRF token."""

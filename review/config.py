@@ -1,11 +1,17 @@
 """The review service's settings table: [review]."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from foundation.settings import Table
+
+
+def _network(said: str) -> str:
+    ip_network(said, strict=False)  # whose ValueError names what is wrong
+    return said
 
 
 class ReviewSettings(Table):
@@ -21,8 +27,8 @@ class ReviewSettings(Table):
     """TOML file of users with argon2 hashes and roles (`winnow user` writes it); unset means one user, on loopback only."""
     proxy_header: str | None = None
     """Header in which a trusted proxy names the user who has logged in there, such as X-Forwarded-User."""
-    trusted_proxies: tuple[str, ...] = ("127.0.0.1",)
-    """Addresses whose `proxy_header` is believed."""
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_network)], ...] = ("127.0.0.1",)
+    """Addresses or networks (`10.0.0.0/8`) of proxies: their `proxy_header` is believed, and their X-Forwarded-For names who asks."""
     lease_seconds: Annotated[float, Field(ge=1)] = 120.0
     """How long a record is kept for one reviewer before it goes back by itself."""
     second_share: Annotated[float, Field(ge=0, le=1)] = 0.05

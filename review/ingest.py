@@ -28,6 +28,7 @@ log = logging.getLogger("winnow.review")
 _MOST = 2_000
 _POLL_SECONDS = 0.2
 _KEPT_SECONDS = 60.0
+_LOOK_EVERY_MS = 60_000  # what comes while the service is down has waited since its last look that is in the store
 _PAUSE_SECONDS = 1.0
 
 
@@ -60,6 +61,7 @@ class Ingest(threading.Thread):
         kept = {place: after for place, after in store.take_over(forget=rebuild).items() if place[0] in names}
         self._tail = Tail(kafka, names, kept)
         self._stored = kept
+        self._looked_ms = self._looked_stored_ms = store.looked_ms()
         self._trouble: str | None = None
         self._over = threading.Event()
         self._applied = threading.Condition()
@@ -68,10 +70,11 @@ class Ingest(threading.Thread):
 
     def catch_up(self) -> int:
         """Read all topics to their present ends and return how many records came. Raises KafkaRefused."""
-        records = 0
+        records, began_ms = 0, _now_ms()
         for came in self._tail.to_end():
             self._take(came)
             records += len(came)
+        self._looked_ms = began_ms
         return records
 
     def wait_for(self, verdict: Verdict, timeout_seconds: float) -> bool:
@@ -108,10 +111,14 @@ class Ingest(threading.Thread):
         self._tail.close()
 
     def _take(self, records: list[Record]) -> None:
+        """Bring records into the store. They came after the last look that had seen everything, and not before their own time."""
+        came_ms = _now_ms()
+        looked_ms = came_ms if self.is_alive() and self._tail.is_at_end else 0
         changed = {place: after for place, after in self._tail.next.items() if self._stored.get(place) != after}
-        if not changed:
+        if not changed and (not looked_ms or looked_ms - self._looked_stored_ms < _LOOK_EVERY_MS):
+            self._looked_ms = looked_ms or self._looked_ms
             return
-        held: list[tuple[str, Record]] = []
+        held: list[tuple[str, Record, int]] = []
         verdicts: list[tuple[Record, Verdict]] = []
         clean = []
         for record in records:
@@ -125,10 +132,13 @@ class Ingest(threading.Thread):
             elif record.topic == self._topics.clean:
                 clean.append(record)
             elif wire.last(record.headers, wire.DECISION_ID) is not None:
-                held.append(("audit" if record.topic == self._topics.audit else "quarantine", record))
-        if not self._patiently(partial(self._apply, held, verdicts, clean, changed)):
+                since_ms = min(came_ms, max(record.timestamp_ms, self._looked_ms))
+                held.append(("audit" if record.topic == self._topics.audit else "quarantine", record, since_ms))
+        if not self._patiently(partial(self._apply, held, verdicts, clean, changed, looked_ms)):
             return
         self._stored |= changed
+        if looked_ms:
+            self._looked_ms = self._looked_stored_ms = looked_ms
         if verdicts:
             now = time.monotonic()
             with self._applied:
@@ -138,16 +148,18 @@ class Ingest(threading.Thread):
 
     def _apply(
         self,
-        held: list[tuple[str, Record]],
+        held: list[tuple[str, Record, int]],
         verdicts: list[tuple[Record, Verdict]],
         clean: list[Record],
         offsets: dict[tuple[str, int], int],
+        looked_ms: int,
     ) -> None:
         self._store.apply(
-            [row_of(source, record, self._schemas) for source, record in held],
+            [row_of(source, record, self._schemas, since_ms) for source, record, since_ms in held],
             [verdict_row(record, verdict) for record, verdict in verdicts],
             [clean_row(record) for record in clean],
             offsets,
+            looked_ms,
         )
 
     def _patiently(self, apply: Callable[[], object]) -> bool:
@@ -167,6 +179,10 @@ class Ingest(threading.Thread):
                 self._trouble = None
                 return True
         return False
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _name_of(verdict: Verdict) -> tuple[str, str, int]:

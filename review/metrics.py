@@ -18,7 +18,9 @@ class ReviewMetrics:
         self.waiting = Gauge(
             "winnow_review_waiting", "Open records that wait for a second look or a settlement.", ("look",), registry=self.registry
         )
-        self.oldest_seconds = Gauge("winnow_review_oldest_open_seconds", "Age of the oldest open record.", registry=self.registry)
+        self.oldest_seconds = Gauge(
+            "winnow_review_oldest_open_seconds", "How long the open record that has waited longest has waited.", registry=self.registry
+        )
         self.verdicts = Counter("winnow_review_verdicts", "Verdicts committed to Kafka, by answer.", ("verdict",), registry=self.registry)
         self.lost = Counter("winnow_review_leases_lost", "Answers that came after their lease was over.", registry=self.registry)
         self.refused = Counter("winnow_review_logins_refused", "Logins refused, by cause.", ("cause",), registry=self.registry)

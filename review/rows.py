@@ -31,8 +31,8 @@ def as_record(row: Any) -> Record:
     return Record(topic, int(partition), int(offset), row.timestamp_ms, row.key, row.value, headers_of(row))
 
 
-def row_of(source: str, record: Record, schemas: Schemas) -> dict[str, object]:
-    """Return the row of a held or audited record; what was drawn by the flat lottery is blind, held or not.
+def row_of(source: str, record: Record, schemas: Schemas, since_ms: int) -> dict[str, object]:
+    """Return the row of a held or audited record, which has waited since then; what was drawn by the flat lottery is blind, held or not.
 
     Raises SchemaRegistryAway.
     """
@@ -58,6 +58,7 @@ def row_of(source: str, record: Record, schemas: Schemas) -> dict[str, object]:
         "value": record.value,
         "headers": json.dumps(headers),
         "timestamp_ms": record.timestamp_ms,
+        "since_ms": since_ms,
         "content_type": schemas.kind_of(record.value) or ("json" if content is not None and content.is_json else "text"),
         "p_chosen": p_chosen,
         "threshold": threshold,

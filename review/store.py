@@ -10,6 +10,7 @@ Kafka) and `done`. Only a verdict read back from Kafka makes a row done.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -24,7 +25,7 @@ from stream.decide import ticket
 from stream.records import REPLAY, Lottery
 
 _ENOUGH_REVIEWERS = 3
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 Row = dict[str, object]
@@ -105,15 +106,22 @@ class Store:
                 db.execute(sa.delete(table))
             return {(row.topic, row.partition): row.next for row in db.execute(sa.select(tables.offsets))}
 
+    def looked_ms(self) -> int:
+        """Return when all that had come was in here the last time; 0 where that is not known."""
+        with self._engine.begin() as db:
+            return int(db.execute(sa.select(tables.looked.c.ms)).scalar() or 0)
+
     def apply(
         self,
         held: Sequence[Row],
         verdicts: Sequence[Row],
         clean: Sequence[Row],
         offsets: dict[tuple[str, int], int],
+        looked_ms: int = 0,
     ) -> set[str]:
         """Take in what was read, with the offsets behind it, in one transaction; return the decisions that were touched.
 
+        looked_ms: when all that had come by then is in here with it, 0 where something may be left.
         What is there already changes nothing, so reading twice is harmless.
         Raises StoreTaken.
         """
@@ -132,6 +140,11 @@ class Store:
                     statement.on_conflict_do_update(index_elements=["topic", "partition"], set_={"next": statement.excluded.next}),
                     [{"topic": topic, "partition": partition, "next": after} for (topic, partition), after in offsets.items()],
                 )
+            if looked_ms:
+                statement = tables.insert(db, tables.looked)
+                db.execute(
+                    statement.on_conflict_do_update(index_elements=["id"], set_={"ms": statement.excluded.ms}), {"id": 1, "ms": looked_ms}
+                )
         return touched
 
     def reopen_unpublished(self) -> int:
@@ -143,6 +156,7 @@ class Store:
 
     def _settle(self, db: sa.Connection, decision_ids: set[str]) -> None:
         """Work out the state of the rows from all their verdicts; rows that know of as many already stay as they are."""
+        now_ms = int(time.time() * 1000)
         for piece in tables.pieces(sorted(decision_ids)):
             events: dict[str, list[Any]] = {}
             wanted = sa.select(tables.verdicts).where(tables.verdicts.c.decision_id.in_(piece))
@@ -151,7 +165,9 @@ class Store:
             if not events:
                 continue
             known = db.execute(
-                sa.select(tables.records.c.decision_id, tables.records.c.verdicts).where(tables.records.c.decision_id.in_(list(events)))
+                sa.select(tables.records.c.decision_id, tables.records.c.verdicts, tables.records.c.since_ms).where(
+                    tables.records.c.decision_id.in_(list(events))
+                )
             )
             for row in known.all():
                 said = events[row.decision_id]
@@ -169,6 +185,7 @@ class Store:
                             verdict_ms=said[-1].time_ms,
                             reached_clean=any(event.reaches_clean for event in said),
                             lease_until=0.0,
+                            since_ms=min(now_ms, max(row.since_ms, said[-1].time_ms)),  # what is open again waits for the next look
                         )
                     )
 
@@ -242,10 +259,11 @@ class Store:
             wanted = sa.select(sa.func.count()).where(tables.records.c.state == OPEN, tables.records.c.look.in_(looks), mine)
             return int(db.execute(wanted).scalar() or 0)
 
-    def oldest_open_ms(self) -> int | None:
-        """Return the timestamp of the oldest open record."""
+    def waiting_since_ms(self) -> int | None:
+        """Return since when the open record has waited that has waited longest; a lease that has lapsed counts as open."""
+        lapsed = sa.and_(tables.records.c.state == LEASED, tables.records.c.lease_until < time.time())
         with self._engine.begin() as db:
-            found = db.execute(sa.select(sa.func.min(tables.records.c.timestamp_ms)).where(tables.records.c.state == OPEN)).scalar()
+            found = db.execute(sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | lapsed)).scalar()
             return None if found is None else int(found)
 
     def groups(self, most: int) -> list[tuple[str, str, int]]:
@@ -347,6 +365,15 @@ def _serialise(engine: sa.Engine) -> None:
     @sa.event.listens_for(engine, "begin")
     def _on_begin(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def is_there(url: str) -> bool:
+    """Return whether there may be a store: a file of SQLite that is not there holds nothing, and opening it would make an empty one."""
+    try:
+        said = sa.engine.make_url(url)
+    except sa.exc.ArgumentError:
+        return True  # which opening it will say
+    return said.get_backend_name() != "sqlite" or not said.database or Path(said.database).is_file()
 
 
 @contextmanager

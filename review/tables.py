@@ -20,6 +20,7 @@ offsets = sa.Table(
     sa.Column("partition", sa.Integer, primary_key=True),
     sa.Column("next", sa.BigInteger, nullable=False),
 )
+looked = sa.Table("looked", META, sa.Column("id", sa.Integer, primary_key=True), sa.Column("ms", sa.BigInteger, nullable=False))
 records = sa.Table(
     "records",
     META,
@@ -31,6 +32,7 @@ records = sa.Table(
     sa.Column("value", sa.LargeBinary),
     sa.Column("headers", sa.Text, nullable=False),
     sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
+    sa.Column("since_ms", sa.BigInteger, nullable=False),  # when it began to wait for a reviewer
     sa.Column("content_type", sa.Text, nullable=False),
     sa.Column("p_chosen", sa.Float),
     sa.Column("threshold", sa.Float),
@@ -55,6 +57,7 @@ records = sa.Table(
     sa.Column("reached_clean", sa.Boolean, nullable=False, default=False),
     sa.Index("by_uncertainty", "state", "uncertainty", "decision_id"),
     sa.Index("by_age", "state", "timestamp_ms", "decision_id"),
+    sa.Index("by_waiting", "state", "since_ms"),
     sa.Index("by_reason", "state", "reason", "pattern", "uncertainty"),
     sa.Index("by_lease", "state", "lease_until"),
     sa.Index("by_key", "key_hash", "timestamp_ms"),
@@ -108,7 +111,7 @@ trail = sa.Table(
     sa.Column("what", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
 )
-PROJECTED = (offsets, records, verdicts, clean)
+PROJECTED = (offsets, looked, records, verdicts, clean)
 
 
 def insert(db: sa.Connection, table: sa.Table) -> Any:

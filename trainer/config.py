@@ -48,7 +48,10 @@ class TrainSettings(Table):
     cold_hold_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the unlabelled records that a model without verdicts holds."""
     right_held_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Expected share of the stream's right records that a trained model's threshold may hold, by its own calibrated P."""
+    """Expected share of the stream's right records that a trained model's threshold may hold, by its own calibrated P.
+
+    Where a certificate needs a stricter threshold, that one is taken.
+    """
     base: str | None = None
     """What every retraining starts from: starter directory, local model directory or hub name; unset trains the champion on."""
     unlabelled: str | None = None

@@ -1,6 +1,7 @@
 """The review service on a real Kafka: leases, verdicts, releases, second looks, bulk answers, odd records."""
 
 import json
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from review.auth import Who
 from review.leases import Filters
 from review.refused import LeaseLost, NotAllowed
+from review.serve import service
 from stream import wire
 from stream.trace import trace
 from tests.browser.serving import settings_file
@@ -18,6 +20,13 @@ from tests.integration.reviewing import BEGUN_MS, Page, come, events, held, rele
 from trainer.starter_files import digest_of
 
 pytestmark = pytest.mark.integration
+
+
+def waited(page: Page) -> float:
+    """What `/metrics` says of the record that has waited longest, in seconds."""
+    assert page.get("/api/counts")["open"] == 1
+    [line] = [line for line in page.client.get("/metrics").text.splitlines() if line.startswith("winnow_review_oldest_open_seconds")]
+    return float(line.split()[1])
 
 
 def test_right_releases_wrong_does_not_and_a_correction_replaces_the_value(page: Page, tables: SimpleNamespace) -> None:
@@ -136,6 +145,60 @@ def test_two_that_disagree_make_a_conflict_and_a_third_settles_it(page: Page, ta
     assert kappa([("right", "right"), ("wrong", "wrong"), ("right", "wrong"), ("wrong", "wrong")]) == pytest.approx(0.5)
 
 
+def test_a_record_waits_since_it_came_and_anew_since_a_verdict_that_asks_for_more(page: Page, tables: SimpleNamespace) -> None:
+    tables.review = tables.review.model_copy(update={"second_share": 1.0})
+    of_a_year_ago = {"timestamp": BEGUN_MS - 365 * 86_400_000}
+    store = page.running.store
+    send(tables.kafka, tables.topics.quarantine, [{**held(0, b"old"), **of_a_year_ago}])
+    come(page, 1)
+    came_ms = store.waiting_since_ms()
+    assert came_ms is not None
+    assert BEGUN_MS <= came_ms <= int(time.time() * 1000)
+    assert waited(page) < 60
+    wait_until(lambda: store.looked_ms() >= came_ms, 10)
+    with service(tables) as second:  # which takes the store over
+        assert second.store.record("in:1:0").since_ms == came_ms
+    send(tables.kafka, tables.topics.quarantine, [{**held(1, b"old too"), **of_a_year_ago}])
+    with service(tables) as third:  # nobody looked when it came, but somebody had a moment before
+        assert came_ms <= third.store.record("in:1:1").since_ms <= int(time.time() * 1000)
+        third.store.erase(b"k1")
+    with service(tables, rebuild=True) as again:  # both lay there already: nobody knows since when, so their own time counts
+        assert again.store.waiting_since_ms() == of_a_year_ago["timestamp"]
+        again.store.erase(b"k1")
+        anew = Page(again)
+        assert waited(anew) > 364 * 86_400
+        lease = anew.lease()
+        assert again.store.waiting_since_ms() is None
+        anew.answer(lease, "right")
+        assert anew.get("/api/counts")["second"] == 1
+        [event] = events(tables)
+        assert again.store.waiting_since_ms() == event["time_ms"]
+        assert waited(anew) < 60
+        lapsing = again.store.leases.lease("somebody", 0.2, Filters())
+        assert lapsing is not None
+        time.sleep(0.3)
+        assert again.store.waiting_since_ms() == event["time_ms"], "a lease that has lapsed counts as open"
+
+
+def test_a_verdict_of_no_time_does_not_make_a_record_wait_since_1970(page: Page, tables: SimpleNamespace) -> None:
+    send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
+    come(page, 1)
+    came_ms = page.running.store.waiting_since_ms()
+    event = {"v": 1, "decision_id": "in:1:0", "verdict": "wrong", "reviewer": "a script", "time_ms": 0, "source": "audit", "blind": True}
+    more = {
+        "propensity": 0.01,
+        "lottery": "flat",
+        "reason": "model",
+        "topic_id": "tid",
+        "key_b64": None,
+        "value_b64": "YQ==",
+        "content_type": "text",
+    }
+    send(tables.kafka, tables.topics.verdicts, [{"value": json.dumps(event | more).encode()}])
+    wait_until(lambda: page.get("/api/counts")["second"] == 1, 30)
+    assert page.running.store.waiting_since_ms() == came_ms
+
+
 def test_bulk_answers_only_what_was_confirmed(page: Page, tables: SimpleNamespace) -> None:
     values = [b'{"phone": "138%08d"}' % n for n in range(20)] + [b'{"phone": "x"}']
     send(tables.kafka, tables.topics.quarantine, [held(n, value, reason="rule:phone") for n, value in enumerate(values)])
@@ -191,6 +254,11 @@ def test_a_record_is_explained_and_a_key_is_erased(page: Page, tables: SimpleNam
     starter.mkdir()
     (starter / "unlabelled.jsonl").write_text('"0"\n"7"\n"3"\n"0"\n')
     (starter / "starter.json").write_text('{"steps": 1, "digest": "sha256:before"}')
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(re.sub(r'database_url = ".*"', f'database_url = "sqlite:///{tmp_path}/nowhere.sqlite3"', config.read_text()))
+    said = winnow("erase", "--key", "k0", "--config", elsewhere)
+    assert (said.returncode, json.loads(said.stdout)["erased"]) == (0, None), "no store lies there, and none may be made"
+    assert not (tmp_path / "nowhere.sqlite3").exists()
     said = winnow("erase", "--key", "k0", "--starter", str(starter), "--config", config)
     assert said.returncode == 0, said.stderr
     gone = json.loads(said.stdout)

@@ -152,6 +152,7 @@ def test_strangers_are_kept_out(tables: SimpleNamespace, tmp_path: Path) -> None
         stranger.post("/api/login", user="mei", password="a long password")
         stranger.get("/api/trail", 403)
         add_user(users, "mei", "a long password", ("operator",))
+        add_user(users, "mei", "a long password")  # a new password leaves the role
         time.sleep(1.1)  # the file is looked at once a second
         trail = [(each["who"], each["what"]) for each in stranger.get("/api/trail")["trail"]]
         assert trail[:2] == [("mei", "login"), ("lin", "login refused")]
@@ -206,12 +207,32 @@ def test_a_foreign_name_for_this_address_is_not_answered(page: Page) -> None:
     assert page.client.get("/api/counts", headers={"host": "evil.example"}).status_code == 400
 
 
-def test_a_trusted_proxy_names_the_user(tables: SimpleNamespace) -> None:
-    tables.review = tables.review.model_copy(update={"proxy_header": "X-Forwarded-User", "trusted_proxies": ("testclient",)})
+def test_who_guesses_passwords_behind_a_proxy_is_slowed_down_alone(tables: SimpleNamespace, tmp_path: Path) -> None:
+    add_user(tmp_path / "users.toml", "mei", "a long password")
+    trusted = {"users_file": tmp_path / "users.toml", "trusted_proxies": ("10.1.0.0/16",)}
+    tables.review = tables.review.model_copy(update=trusted)
+
+    def log_in(client: TestClient, name: str, password: str, said: str) -> int:
+        return client.post("/api/login", json={"user": name, "password": password}, headers={"x-forwarded-for": said}).status_code
+
     with service(tables) as running:
-        client = TestClient(running.app)
+        proxy = TestClient(running.app, base_url="http://127.0.0.1", client=("10.1.2.3", 1))
+        for n in range(30):
+            assert log_in(proxy, f"guess{n}", "wrong", "8.8.8.8, 203.0.113.7") == 401
+        assert log_in(proxy, "mei", "a long password", "203.0.113.7") == 429
+        assert log_in(proxy, "mei", "a long password", "203.0.113.8") == 200
+        assert {each["detail"] for each in running.store.accounts.trail(40) if each["what"] == "login refused"} == {"203.0.113.7"}
+        direct = TestClient(running.app, base_url="http://127.0.0.1", client=("192.0.2.1", 1))
+        for n in range(30):
+            assert log_in(direct, f"other{n}", "wrong", f"203.0.113.{n}") == 401
+        assert log_in(direct, "mei", "a long password", "203.0.113.99") == 429, "who is no proxy is not believed"
+
+
+def test_a_trusted_proxy_names_the_user(tables: SimpleNamespace) -> None:
+    tables.review = tables.review.model_copy(update={"proxy_header": "X-Forwarded-User", "trusted_proxies": ("10.1.0.0/16",)})
+    with service(tables) as running:
+        client = TestClient(running.app, client=("10.1.2.3", 1))
         assert client.get("/api/counts").status_code == 401
         assert client.get("/api/counts", headers={"X-Forwarded-User": "mei"}).status_code == 200
-        tables.review = tables.review.model_copy(update={"trusted_proxies": ("10.0.0.1",)})
-    with service(tables) as running:
-        assert TestClient(running.app).get("/api/counts", headers={"X-Forwarded-User": "mei"}).status_code == 401
+        stranger = TestClient(running.app, client=("10.2.2.3", 1))
+        assert stranger.get("/api/counts", headers={"X-Forwarded-User": "mei"}).status_code == 401
