@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ EVERYTHING = {
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
         "autoscaling": {"kind": "keda", "triggerAuthentication": "kafka"},
     },
-    "review": {"ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"}},
+    "review": {"rebuild": True, "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "tls"}},
     "trainer": {"gpus": 1, "environment": {"WINNOW_REGISTRY__SIGNING_KEY": "/run/secrets/signing/key.pem"}, "secretFiles": ["signing"]},
     "networkPolicy": {"from": [{"namespaceSelector": {}}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]},
     "settings": {
@@ -145,6 +147,9 @@ def test_what_is_asked_for_is_there(tmp_path: Path) -> None:
     [container] = gate["spec"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert {"name": "secret-kafka-password", "mountPath": "/run/secrets/kafka-password", "readOnly": True} in container["volumeMounts"]
+    review = of_kind(found, "Deployment")["twins-review"]
+    assert review["spec"]["template"]["spec"]["containers"][0]["args"] == ["review", "--rebuild"]
+    assert of_kind(rendered(tmp_path, {}), "Deployment")["twins-review"]["spec"]["template"]["spec"]["containers"][0]["args"] == ["review"]
     assert set(of_kind(found, "ServiceMonitor")) == {"twins-gate", "twins-review", "twins-trainer"}
     assert of_kind(found, "Deployment")["twins-review"]["spec"]["strategy"] == {"type": "Recreate"}, "two owners would fence each other"
     [rules] = of_kind(found, "PrometheusRule").values()
@@ -243,6 +248,28 @@ def test_compose_is_what_its_specification_says() -> None:
         assert services[name]["read_only"] is True
     assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines(), "secrets are made, not kept"
     assert all(Path(secret["file"]).parent == DEPLOY / "secrets" for secret in model["secrets"].values())
+
+
+def test_what_the_page_for_operators_prints_for_files_fits_compose_and_chart(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "operate.md").read_text()
+    files, values = (textwrap.dedent(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S))
+    (tmp_path / "override.yaml").write_text(files)
+    done = run(go_program(COMPOSE_GO), "compose.yaml", tmp_path / "override.yaml", cwd=DEPLOY)
+    assert (done.returncode, done.stderr) == (0, "")
+    services = yaml.safe_load(done.stdout)["services"]
+    for name in ("topics", "gate", "review", "trainer"):
+        targets = [volume["target"] for volume in services[name]["volumes"]]
+        assert targets == ["/var/lib/winnow", "/run/files"], "the volume of before is still there"
+    [block] = [block for block in re.findall(r"```sh\n(.*?)```", page, re.S) if block.startswith("WINNOW_KAFKA__EXTRA")]
+    named = {name: shlex.split(value)[0] for name, _, value in (line.partition("=") for line in block.splitlines())}
+    compose = load(None, tables(), named)["kafka"]
+    found = of_kind(rendered(tmp_path, yaml.safe_load(values)), "ConfigMap")["twins"]
+    (tmp_path / "winnow.toml").write_text(found["data"]["winnow.toml"])
+    chart = load(tmp_path / "winnow.toml", tables(), {})["kafka"]
+    assert chart.bootstrap_servers == "a.example.org:9093,b.example.org:9093"  # type: ignore[attr-defined]
+    for kafka in (compose, chart):
+        assert kafka.extra["security.protocol"] == "SASL_SSL"  # type: ignore[attr-defined]
+        assert set(kafka.secrets) == {"sasl.password"}  # type: ignore[attr-defined]
 
 
 def test_prometheus_and_alertmanager_take_their_files(tmp_path: Path) -> None:
