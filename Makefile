@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
 QUIX := $(VENV)/.quix
+MOTO := $(VENV)/.moto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -50,7 +51,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-framed bench-scale bench-scoring bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
 	@$(BIN)/python -m bench.gate $(ARGS)
@@ -64,6 +65,9 @@ bench-scale: $(READY) ## one gate to four, records from 20 to 2,000 tokens, a ba
 bench-scoring: $(PEERS) ## the scorer beside the two-chat loop, padded batches, CrossEncoder, ONNX Runtime and OpenVINO
 	@$(BIN)/python -m bench.scoring $(ARGS)
 
+bench-variants: $(READY) ## the scorer's pass compiled by torch, and its products with weights of eight bits
+	@$(BIN)/python -m bench.variants $(ARGS)
+
 bench-train: $(READY) ## a training step beside stock TRL's on the same pairs
 	@$(BIN)/python -m bench.train $(ARGS)
 
@@ -75,13 +79,17 @@ $(QUIX): $(READY) requirements-quix.txt # it needs another confluent-kafka than 
 	@$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/quix --require-hashes -r requirements-quix.txt || echo "quix-streams cannot be installed here; it will be null"
 	@touch $(QUIX)
 
+$(MOTO): $(READY) requirements-s3-server.txt # it needs another python-dateutil than winnow
+	@$(BIN)/uv pip install -q --python $(BIN)/python --target $(VENV)/moto --require-hashes -r requirements-s3-server.txt || echo "moto cannot be installed here: no object store for bench-faults"
+	@touch $(MOTO)
+
 bench-crash: $(READY) ## 50,000 records, two gates, at least 40 SIGKILLs, nothing lost or repeated
 	@$(BIN)/python -m bench.crash
 
 bench-replay: $(READY) ## 100,000 held records replayed, the command killed 3 times: each moved once
 	@$(BIN)/python -m bench.replay $(ARGS)
 
-bench-faults: $(READY) ## the broker restarted, killed and paused, partitions added, registry and database gone, disk full, slow reader, 1 GB behind: nothing lost
+bench-faults: $(MOTO) ## the broker restarted, killed and paused, partitions added, registry, object store and database gone, disk full, the clock set, a slow reader, 1 GB behind: nothing lost
 	@$(BIN)/python -m bench.faults $(ARGS)
 
 bench-swap: $(READY) ## 20 hot swaps under load, 5 of them refused: nothing lost, every output names who scored it

@@ -1,5 +1,5 @@
-"""Faults under load: the broker restarted, killed and paused, partitions added, the registry gone and its disk full, a
-reader of clean that is slow, the review database gone, a backlog of 1 GB.
+"""Faults under load: the broker restarted, killed and paused, partitions added, the registry gone and its disk full, an
+object store that falls silent, the clock set, a reader of clean that is slow, the review database gone, a backlog of 1 GB.
 
 Each fault meets a gate with a model, an even load and Prometheus with the deployed alerts, whose pending ones count: they would fire after
 their `for`. Afterwards a reader that shares nothing with the gate counts what was lost and repeated. Full rate is back when all
@@ -16,12 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
 
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, NewPartitions
@@ -32,6 +33,8 @@ from bench.machine import keep
 from bench.postgresql import postgresql, programs
 from bench.review import Acknowledged, Client, compared, hold, review
 from bench.review import start as start_review
+from bench.s3 import S3Server, s3_server
+from bench.set_clock import Clock, compiler
 from bench.starters import published_starter, readable
 from bench.watched import ask, prometheus
 from demo.broker import Broker, free_port, start_broker
@@ -39,7 +42,7 @@ from demo.ledger import messages, read_ledger
 from demo.processes import end, start
 from foundation.errors import WinnowError
 from model_registry.config import RegistrySettings
-from model_registry.registry import Registry
+from model_registry.registry import CHAMPION, Registry
 from stream.cluster import administrator, base_config, make_topics, records_waiting
 from stream.config import KafkaSettings, TopicSettings
 
@@ -48,6 +51,10 @@ PER_SECOND = 150
 HELD, REVIEWERS = 400, 4
 GIGABYTE = 1_000_000_000
 _DATABASE, _BACKLOG = "review database gone 30 s", "backlog"
+_STORE, _CLOCK = "object store silent 30 s", "clock set 2 h ahead, then 1 h back"
+_HOUR_SECONDS = 3_600
+IN_BUCKET = "s3://registry/models"
+MOTO = Path(sys.prefix) / "moto"
 _SETTLE_SECONDS, _MOST_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 3
 
 
@@ -59,10 +66,14 @@ class Scene(NamedTuple):
     port: int
     kafka: KafkaSettings
     topics: TopicSettings
-    registry: Path
+    registry: str
+    metrics_port: int
+    store: S3Server | None = None
+    clock: Clock | None = None
 
 
-Cause = Callable[[Scene], None]
+Cause = Callable[[Scene], float | None]
+"""Brings a fault about; returns when it ended, in monotonic seconds, where that is not when it returns."""
 
 
 def broker_restarted(scene: Scene) -> None:
@@ -98,16 +109,48 @@ def partitions_added(scene: Scene) -> None:
 
 def registry_gone(scene: Scene) -> None:
     """Take the registry away for half a minute, as an object store or a network disk goes."""
-    aside = scene.registry.with_suffix(".gone")
-    scene.registry.rename(aside)
+    place = Path(scene.registry)
+    aside = place.with_suffix(".gone")
+    place.rename(aside)
     time.sleep(30)
-    aside.rename(scene.registry)
+    aside.rename(place)
+
+
+def store_silent(scene: Scene) -> float:
+    """Let the object store answer nothing for half a minute; what is published and promoted in it afterwards must be taken up."""
+    assert scene.store is not None
+    registry = Registry(RegistrySettings(url=scene.registry))
+    version = registry.verified(CHAMPION)
+    scene.store.fall_silent()
+    time.sleep(30)
+    scene.store.answer()
+    ended = time.monotonic()
+    if not _metric(scene.metrics_port, "winnow_refused_total"):
+        raise WinnowError("the gate did not notice that the object store was silent")
+    again = registry.publish(version.directory, version.manifest.model_copy(update={"created": "2026-01-02"}))
+    registry.point(CHAMPION, str(again.number), "faults")
+    _until(lambda: _metric(scene.metrics_port, "winnow_swaps_total") == 1, "the promoted version to be taken up", 60.0)
+    return ended
+
+
+def clock_set(scene: Scene) -> float:
+    """Set the gate's clock two hours ahead for a while, then to an hour behind, as a clock that was wrong is set right."""
+    assert scene.clock is not None
+    for hours, seconds in ((2, 20.0), (-1, 5.0)):
+        scene.clock.set(hours * _HOUR_SECONDS)
+        ended = time.monotonic()
+        time.sleep(seconds)
+        ahead = _metric(scene.metrics_port, "winnow_last_turn_timestamp_seconds") - time.time()
+        print(f"its clock set {hours:+} h: by its last turn {ahead:+.0f} s", file=sys.stderr, flush=True)
+        if hours > 0 and abs(ahead - hours * _HOUR_SECONDS) > _HOUR_SECONDS / 10:
+            raise WinnowError(f"the gate's clock is {ahead:.0f} s ahead, it was to be {hours} h")
+    return ended
 
 
 def disk_full(scene: Scene) -> None:
     """Let a training publish into a registry whose disk is full; the version must not be there, and the champion must."""
-    registry = Registry(RegistrySettings(url=str(scene.registry)))
-    version = registry.verified("champion")
+    registry = Registry(RegistrySettings(url=scene.registry))
+    version = registry.verified(CHAMPION)
     before = registry.versions()
     with tempfile.TemporaryDirectory(prefix="winnow-full-") as name:
         small = Path(name)
@@ -150,6 +193,8 @@ FAULTS: dict[str, Cause] = {
     "partitions added": partitions_added,
     "registry gone 30 s": registry_gone,
     "disk full at the registry": disk_full,
+    _STORE: store_silent,
+    _CLOCK: clock_set,
     "slow reader of clean": reader_slow,
 }
 
@@ -161,10 +206,13 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
     with ExitStack() as parts:
         port = free_port()
         broker, kafka, topics = _with_kafka(parts, place, "faults", port)
-        scene = Scene(place, broker, port, kafka, topics, copied)
+        store = parts.enter_context(_store_with(copied, place)) if name == _STORE else None
+        clock = Clock(place) if name == _CLOCK else None
         metrics, config = free_port(), place / "winnow.toml"
-        config.write_text(_settings(scene, metrics))
-        gate = start("gate", config)
+        scene = Scene(place, broker, port, kafka, topics, str(copied) if store is None else IN_BUCKET, metrics, store, clock)
+        config.write_text(_settings(scene))
+        beside = {"WINNOW_CACHE": str(place / "cache")} if store is not None else clock.environment if clock is not None else {}
+        gate = start("gate", config, **beside)
         parts.callback(end, gate)
         server = shutil.which("prometheus")
         address = None if server is None else parts.enter_context(prometheus(server, place, {"gate": metrics}))
@@ -181,8 +229,7 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
         _until(lambda: _waiting(scene) < 2 * PER_SECOND and _committed(metrics) > 0, "the gate to keep up before the fault")
         time.sleep(_SETTLE_SECONDS)
         usual, caused = behind(), time.monotonic()
-        cause(scene)
-        ended = time.monotonic()
+        ended = cause(scene) or time.monotonic()
         _until(lambda: behind() < usual + 2 * PER_SECOND, f"the gate to catch up after: {name}")
         back_seconds = time.monotonic() - ended
         alerts = _alerts(address, time.monotonic() - caused)
@@ -201,8 +248,7 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings) -> di
 def database_gone(place: Path) -> dict[str, Any]:
     """Let the review service's database be away for half a minute while people answer."""
     found = programs()
-    if found is None:
-        raise WinnowError("the review database needs the Debian package postgresql")
+    assert found is not None, "left_out has looked"
     place.mkdir()
     with ExitStack() as parts:
         broker, kafka, topics = _with_kafka(parts, place, "answers", free_port())
@@ -246,9 +292,9 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         twins = readable(2_000, 0)
         records = int(gigabytes * GIGABYTE / (sum(len(twin.value) for twin in twins) / len(twins)))
         fill(kafka, topics.records, records)
-        scene = Scene(place, broker, 0, kafka, topics, Path(registry.url))
         metrics, config = free_port(), place / "winnow.toml"
-        config.write_text(_settings(scene, metrics) + 'mode = "rules"\n')
+        scene = Scene(place, broker, 0, kafka, topics, registry.url, metrics)
+        config.write_text(_settings(scene) + 'mode = "rules"\n')
         begun = time.monotonic()
         gate = start("gate", config)
         parts.callback(end, gate)
@@ -271,11 +317,31 @@ def _with_kafka(parts: ExitStack, place: Path, name: str, port: int) -> tuple[Br
     return broker, kafka, topics
 
 
-def _settings(scene: Scene, metrics_port: int) -> str:
+@contextmanager
+def _store_with(registry: Path, place: Path) -> Iterator[S3Server]:
+    """Run an object store with the registry's champion; this process may use it, too."""
+    with s3_server(sys.executable, place / "s3.log", MOTO) as server:
+        server.make_bucket(urlparse(IN_BUCKET).netloc)
+        before = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        try:
+            found, trained = Registry(RegistrySettings(url=IN_BUCKET)), Registry(RegistrySettings(url=str(registry))).verified(CHAMPION)
+            version = found.publish(trained.directory, trained.manifest)
+            found.point(CHAMPION, str(version.number), "faults")
+            yield server
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def _settings(scene: Scene) -> str:
     named = "".join(f'{name} = "{value}"\n' for name, value in scene.topics.model_dump().items())
     return (
         f'[kafka]\nbootstrap_servers = "{scene.kafka.bootstrap_servers}"\n[topics]\n{named}[registry]\nurl = "{scene.registry}"\n'
-        f'[gate]\ngroup = "faults"\nmetrics_port = {metrics_port}\nthreads = 1\n'
+        f'[gate]\ngroup = "faults"\nmetrics_port = {scene.metrics_port}\nthreads = 1\n'
     )
 
 
@@ -290,8 +356,13 @@ def _waiting(scene: Scene) -> float:
 
 
 def _committed(port: int) -> float:
+    return _metric(port, "winnow_records_total")
+
+
+def _metric(port: int, name: str) -> float:
+    """Return what a gate says of itself, 0 while it does not answer."""
     try:
-        return metric(port, "winnow_records_total")
+        return metric(port, name)
     except OSError:
         return 0.0
 
@@ -312,18 +383,28 @@ def _alerts(address: str | None, seconds: float) -> list[str] | None:
     return sorted({sample.labels["alertname"] for sample in ask(address, over)})
 
 
-def with_a_gate(place: Path, only: str | None, gigabytes: float) -> list[dict[str, Any]]:
+def with_a_gate(place: Path, chosen: set[str], gigabytes: float) -> list[dict[str, Any]]:
     """Return what came of the faults that a gate meets."""
     registry = published_starter(place, readable(2_000, 0))
     found = []
     for number, (name, cause) in enumerate(FAULTS.items()):
-        if only in (None, name):
+        if name in chosen:
             found.append(meet(name, cause, place / str(number), registry))
             print(json.dumps(found[-1]), flush=True)
-    if only in (None, _BACKLOG):
+    if _BACKLOG in chosen:
         found.append(backlog(place / "backlog", registry, gigabytes))
         print(json.dumps(found[-1]), flush=True)
     return found
+
+
+def left_out(chosen: set[str]) -> dict[str, str]:
+    """Return which of these faults cannot be brought about here, and what they need."""
+    needs = {
+        _DATABASE: (programs() is not None, "the Debian package postgresql"),
+        _STORE: (MOTO.is_dir(), f"moto in {MOTO}; `make bench-faults` installs it"),
+        _CLOCK: (compiler() is not None, "a C compiler: cc, from the Debian package gcc"),
+    }
+    return {name: what for name, (is_there, what) in needs.items() if name in chosen and not is_there}
 
 
 def main() -> None:
@@ -332,18 +413,23 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the backlog")
     parser.add_argument("--only", choices=[*FAULTS, _DATABASE, _BACKLOG])
     asked = parser.parse_args()
+    chosen = {asked.only} if asked.only is not None else {*FAULTS, _DATABASE, _BACKLOG}
+    missing = left_out(chosen)
+    for name, what in missing.items():
+        print(f"{name}: left out, it needs {what}", file=sys.stderr, flush=True)
+    chosen -= missing.keys()
     with tempfile.TemporaryDirectory(prefix="winnow-faults-") as directory:
         place = Path(directory)
         found = []
-        if asked.only in (None, _DATABASE):  # which no model takes part in
+        if _DATABASE in chosen:  # which no model takes part in
             found.append(database_gone(place / "database"))
             print(json.dumps(found[-1]), flush=True)
-        if asked.only != _DATABASE:
-            found += with_a_gate(place, asked.only, asked.gigabytes)
+        if chosen - {_DATABASE}:
+            found += with_a_gate(place, chosen, asked.gigabytes)
     totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}
-    keep("faults", {**totals, "faults": found})
-    if totals["lost"] or totals["repeated"]:
-        sys.exit("a record was lost or repeated")
+    keep("faults", {**totals, "left_out": missing, "faults": found})
+    if totals["lost"] or totals["repeated"] or not found:
+        sys.exit("a record was lost or repeated, or nothing was tried")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, number)
 
 
-def start(command: str, config: Path) -> "subprocess.Popen[str]":
-    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")}
+def start(command: str, config: Path, **beside: str) -> "subprocess.Popen[str]":
+    """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone; `beside` are further environment variables."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")} | beside
     return subprocess.Popen(
         [sys.executable, "-m", "winnow", *command.split(), "--config", str(config)],
         stdout=subprocess.PIPE,

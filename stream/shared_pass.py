@@ -46,7 +46,7 @@ class _Layer(NamedTuple):
     down: torch.Tensor
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """ids_BS, rotation_B1SD (complex, D/2), mask_B1AS over cached, prefix and answer keys, mask_prefix_PP over cached and prefix ones."""
 
     ids_BS: torch.Tensor
@@ -91,14 +91,18 @@ class SharedPass:
     @torch.inference_mode()
     def rewards(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:
         """Return rewards_B2 (right, wrong) in float32 of one batch of record ids."""
-        batch = self._laid_out(records)
+        return self.through(self.laid_out(records))
+
+    def through(self, batch: Batch) -> torch.Tensor:
+        """Return rewards_B2 of a batch that is laid out."""
         x_BSH = F.embedding(batch.ids_BS, self._embedding)
         for place, layer in enumerate(self._layers[:-1]):
             query, key, value = self._query_key_value(x_BSH, layer, batch.rotation_B1SD)
             x_BSH = self._after_attention(x_BSH, self._attention(query, key, value, place, batch), layer)
         return self._last_layer(x_BSH, batch)
 
-    def _laid_out(self, records: Sequence[Sequence[int] | Ids]) -> _Batch:
+    def laid_out(self, records: Sequence[Sequence[int] | Ids]) -> Batch:
+        """Return one batch of record ids as `through` takes it."""
         before, tail, answers = self._before, self._template.tail, len(self._answers)
         lengths_B = np.array([len(ids) for ids in records]) + len(before) + len(tail)
         prefix = int(lengths_B.max())
@@ -122,7 +126,7 @@ class SharedPass:
             ],
             dim=2,
         )
-        return _Batch(
+        return Batch(
             torch.from_numpy(ids_BS).to(self._device),
             self._rotation[torch.from_numpy(positions_BS).to(self._device)][:, None],
             _additive(sees_BAS, self._attends_in)[:, None],
@@ -158,7 +162,7 @@ class SharedPass:
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * rotation_B1SD).flatten(-2).to(self._attends_in)
 
-    def _attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, place: int, batch: _Batch) -> torch.Tensor:
+    def _attention(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, place: int, batch: Batch) -> torch.Tensor:
         """Return out_BS(ND): the prefix on itself and the cached head, the answers on all that they may see."""
         answers = len(self._answers)
         prefix = query.shape[2] - answers
@@ -192,7 +196,7 @@ class SharedPass:
         gate, up = F.linear(self._normed(x).to(self._dtype), layer.gate_up).chunk(2, dim=-1)
         return x.add_(F.linear(F.silu(gate).mul_(up), layer.down))
 
-    def _last_layer(self, x_BSH: torch.Tensor, batch: _Batch) -> torch.Tensor:
+    def _last_layer(self, x_BSH: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return rewards_B2: keys and values of all tokens, all else of the two that are read."""
         place, layer = len(self._layers) - 1, self._layers[-1]
         prefix, queries = x_BSH.shape[1] - len(self._answers), self._heads * self._width

@@ -16,13 +16,14 @@ from confluent_kafka import Message, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from bench.postgresql import postgresql
+from bench.s3 import S3Server, s3_server
 from demo.ledger import messages
 from model_registry.config import RegistrySettings
 from review.config import ReviewSettings
 from stream.boot import run_gate
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from tests.debian import postgres
-from tests.s3 import S3Server, s3_server
+from tests.s3 import moto_python
 
 WINNOW = [sys.executable, "-m", "winnow"]
 
@@ -121,7 +122,7 @@ def postgresql_url(postgresql_server: str) -> str:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server process on a free port of 127.0.0.1."""
-    with s3_server(tmp_path_factory.mktemp("s3") / "log") as server:
+    with s3_server(moto_python(), tmp_path_factory.mktemp("s3") / "log") as server:
         yield server
 
 

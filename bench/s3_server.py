@@ -16,8 +16,10 @@ writing = threading.Lock()
 
 
 def app(environ: dict[str, object], start_response: Callable[..., object]) -> Iterable[bytes]:
+    """Answer a request; one that writes waits for the one before it."""
     if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-        return moto(environ, start_response)
+        found: Iterable[bytes] = moto(environ, start_response)
+        return found
     with writing:
         return list(moto(environ, start_response))
 
