@@ -2,7 +2,8 @@
 
 Every output must name a model that really scored it: each is scored again by the version it names. `pause_ms` is the
 longest time between two commits while a swap was under way, `batch_ms` the longest while none was. Gate and load have a
-process each, as they have in service.
+process each, as they have in service. The load is half of what the gate does with a backlog here, at most 1,000 records/s: a gate
+that cannot keep up has long batches and no pause to speak of.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 
 from bench.constant import WORDS
 from bench.gate_process import Asked, metric, running, wait_until_ready
-from bench.load import feed
+from bench.load import feed, fill
 from bench.machine import keep
 from bench.starters import readable
 from demo.broker import free_port, temporary_broker
@@ -42,7 +43,7 @@ from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.train import train_and_publish
 
 BAD = ("tampered", "wrong fingerprint", "half-written")
-RECORDS_PER_SECOND = 1_000
+MOST_PER_SECOND, LOAD_SHARE, BACKLOG = 1_000.0, 0.5, 6_000
 _PATIENCE_SECONDS = 60.0
 _IDLE_SECONDS = 15.0  # the load takes seconds to start
 _UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the longest of many: as long without a swap as with one
@@ -88,10 +89,11 @@ def spoil(good: Path, bad: Path, how: str) -> None:
         weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
-def swap(
-    bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused: int, per_second: float = RECORDS_PER_SECOND
-) -> dict[str, Any]:
-    """Move the alias `swaps` times under load, `refused` of them to bad versions; return what came of it."""
+def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused: int, per_second: float | None = None) -> dict[str, Any]:
+    """Move the alias `swaps` times under load, `refused` of them to bad versions; return what came of it.
+
+    per_second: the load; None measures what the gate can and takes a share of that.
+    """
     registry_settings = RegistrySettings(url=str(place / "registry"))
     numbers = prepare(registry_settings, place)
     registry = Registry(registry_settings)
@@ -109,11 +111,14 @@ def swap(
     )
     context = get_context("spawn")
     over = context.Event()
-    load = context.Process(target=feed, args=(kafka, topics.records, per_second, over), daemon=True)
     with running(Asked(kafka, topics, gate, _IDLE_SECONDS, registry=registry_settings), place / "steps") as judging:
-        wait_until_ready(port)  # a backlog from before it would make batches longer than any under this load
+        wait_until_ready(port)
+        if per_second is None:
+            per_second = min(MOST_PER_SECOND, LOAD_SHARE * _backlog_rate(kafka, topics, port))
+        load = context.Process(target=feed, args=(kafka, topics.records, per_second, over), daemon=True)
+        loaded = time.monotonic()  # a backlog from before it has longer batches than any under this load
         load.start()
-        judging.wait_for("committed")
+        _wait_for(lambda: any(at > loaded for at in judging.times("committed")))
         time.sleep(_UNDISTURBED_SECONDS)
         spans, turned_away, good = [], 0, ["b", "a"]
         for number in range(swaps):
@@ -134,7 +139,7 @@ def swap(
         over.set()
         load.join()
         judging.end()
-        commits = judging.times("committed")
+        commits = [at for at in judging.times("committed") if at > loaded]
     ledger = read_ledger(bootstrap, topics)
     gaps = list(zip(commits, commits[1:], strict=False))
     inside = [end - begin for begin, end in gaps if any(begin < last and end > first for first, last in spans)]
@@ -142,6 +147,7 @@ def swap(
     named, false = check_names(bootstrap, topics, registry)
     return {
         "records": ledger.records,
+        "load_per_second": round(per_second),
         "swaps": swaps,
         "refused": turned_away,
         "lost": len(ledger.lost),
@@ -152,6 +158,17 @@ def swap(
         "pause_ms": round(1000 * max(inside, default=0.0)),
         "batch_ms": round(1000 * max(outside, default=0.0)),
     }
+
+
+def _backlog_rate(kafka: KafkaSettings, topics: TopicSettings, port: int) -> float:
+    """Return how many records a second a gate commits of a backlog; the first third is left out, as it wakes up."""
+    fill(kafka, topics.records, BACKLOG)
+    marks = []
+    for share in (1 / 3, 1.0):
+        _wait_for(lambda share=share: metric(port, "winnow_records_total") >= share * BACKLOG)
+        marks.append((time.monotonic(), metric(port, "winnow_records_total")))
+    (begun, before), (ended, after) = marks
+    return (after - before) / (ended - begun)
 
 
 def check_names(bootstrap: str, topics: TopicSettings, registry: Registry) -> tuple[dict[str, int], int]:
