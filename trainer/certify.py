@@ -8,6 +8,7 @@ testing, Maurer et al. 1995; as in Angelopoulos et al., "Learn then Test", arXiv
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +44,7 @@ def upper_bound(wrong: int, n: int, delta: float) -> float:
     return 1.0 if wrong >= n else float(beta.ppf(1 - delta, wrong + 1, n - wrong))
 
 
+@cache
 def fewest_draws(alpha: float, delta: float, wrong: int = 0) -> int:
     """Return how many draws certify α when `wrong` of them are wrong: 299 without one at 1 % and 95 %."""
     n = max(1, math.ceil(math.log(delta) / math.log(1 - alpha)))
