@@ -205,7 +205,7 @@ def user(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Add a user to review.users_file, or give one a new password, its roles stay; it is asked for, or read from stdin."""
+    """Add a user to review.users_file, or give one a new password and leave the roles; the password is asked for, or read from stdin."""
     settings = settings_from(config)
     from foundation.errors import SettingInvalid
     from review.auth import add_user

@@ -9,6 +9,7 @@ but two seconds of what was due has been committed. The last line is one JSON ob
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -427,7 +428,8 @@ def main() -> None:
         if chosen - {_DATABASE}:
             found += with_a_gate(place, chosen, asked.gigabytes)
     totals = {name: sum(each[name] for each in found) for name in ("records", "lost", "repeated", "disordered")}
-    keep("faults", {**totals, "left_out": missing, "faults": found})
+    name = "faults" if asked.only is None else f"faults-{re.sub('[^a-z0-9]+', '-', asked.only)}"
+    keep(name, {**totals, "left_out": missing, "faults": found})
     if totals["lost"] or totals["repeated"] or not found:
         sys.exit("a record was lost or repeated, or nothing was tried")
 

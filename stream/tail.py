@@ -112,9 +112,7 @@ def read_all(settings: KafkaSettings, topic: str) -> Iterator[Record]:
 def latest(settings: KafkaSettings, topic: str, count: int) -> list[Record]:
     """Return about the last `count` committed records, the same number of every partition, or all if there are no more; in order.
 
-    Never reads more than twice that.
-
-    Raises BrokerUnreachable, TopicMissing.
+    Never reads more than twice that. Raises BrokerUnreachable, TopicMissing.
     """
     # begun at its end a partition answers with its end; those that are not there keep what they were given
     everywhere = {(topic, partition): _AT_THE_END for partition in range(_MOST_PARTITIONS)}
