@@ -2,8 +2,9 @@
 
 Every output must name a model that really scored it: each is scored again by the version it names. `pause_ms` is the
 longest time between two commits while a swap was under way, `batch_ms` the longest while none was. Gate and load have a
-process each, as they have in service. The load is half of what the gate does with a backlog here, at most 1,000 records/s: a gate
-that cannot keep up has long batches and no pause to speak of.
+process each, as they have in service; `pauses_ms` has the longest time of each swap, beside as many of the longest without one.
+The load is half of what the gate does with a backlog here, at most 1,000 records/s: a gate that cannot keep up has long batches and
+no pause to speak of.
 """
 
 import argparse
@@ -142,7 +143,7 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         commits = [at for at in judging.times("committed") if at > loaded]
     ledger = read_ledger(bootstrap, topics)
     gaps = list(zip(commits, commits[1:], strict=False))
-    inside = [end - begin for begin, end in gaps if any(begin < last and end > first for first, last in spans)]
+    pauses = [max(end - begin for begin, end in gaps if begin < last and end > first) for first, last in spans]
     outside = [end - begin for begin, end in gaps if not any(begin < last and end > first for first, last in spans)]
     named, false = check_names(bootstrap, topics, registry)
     return {
@@ -155,8 +156,10 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         "disordered": ledger.disordered,
         "outputs_by_version": named,
         "outputs_scored_by_another": false,
-        "pause_ms": round(1000 * max(inside, default=0.0)),
+        "pause_ms": round(1000 * max(pauses, default=0.0)),
         "batch_ms": round(1000 * max(outside, default=0.0)),
+        "pauses_ms": sorted(round(1000 * pause) for pause in pauses),
+        "longest_batches_ms": sorted(round(1000 * gap) for gap in sorted(outside)[-len(pauses) :]),
     }
 
 
