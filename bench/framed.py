@@ -8,6 +8,7 @@ import argparse
 import io
 import json
 import statistics
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -125,6 +126,7 @@ def main() -> None:
             for name in writers():
                 settings = GateSettings(group=f"{name}-{number}", instance=f"{name}-{number}", metrics_port=0, explain=False)
                 rates.setdefault(name, []).append(gate_rate(Asked(kafka, topics_of(name), settings, 1.0, place), place, len(twins)))
+                print(f"round {number + 1}, {name}: {rates[name][-1]:,.0f} records/s", file=sys.stderr, flush=True)
     plain = rates["plain"]
     found = {
         **{f"{name}_records_per_second": round(statistics.median(each)) for name, each in rates.items()},
