@@ -106,7 +106,8 @@ def compare(directory: Path, twins: Sequence[bytes], given: argparse.Namespace) 
 
     return {
         "records": len(records), "threads": given.threads, "precision": str(dtype), "budget_tokens": budget,
-        "compiled_vs_pass": _ratio(taken["pass"], taken["compiled"]), "compile_seconds": [round(each - later, 1) for each, later in zip(first, again, strict=True)],
+        "compiled_vs_pass": _ratio(taken["pass"], taken["compiled"]),
+        "compile_seconds": [round(each - later, 1) for each, later in zip(first, again, strict=True)],
         "compiled_max_abs_diff_p": differs(of_compiled, of_pass),
         "int8_products_vs_products": _ratio(taken["products"], taken["int8"]), "int8_max_abs_diff_p": differs(of_eight, truth),
     }  # fmt: skip
