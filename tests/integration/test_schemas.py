@@ -62,7 +62,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def client(apicurio: Apicurio) -> Iterator[SchemaRegistryClient]:
-    with SchemaRegistryClient({"url": apicurio.url}) as made:
+    with SchemaRegistryClient({"url": apicurio.url, "timeout": 60}) as made:  # it waits for ever by default
         yield made
 
 
