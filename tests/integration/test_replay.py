@@ -68,6 +68,8 @@ def test_what_passes_now_is_released_once_and_people_keep_the_last_word(
     assert replay(now, Wanted(p_to=0.0))["other"] == 120
     done = replay(now, Wanted())
     assert {**done, "dry_run": True} == would
+    # a transaction's end reaches its partitions one after the other
+    wait_until(lambda: len(ids(kafka, topics.clean, "replay")) >= done["clean"], 30)
     on_clean = ids(kafka, topics.clean, "replay")
     assert set(on_clean.values()) == {1}
     assert set(on_clean) == set(held) - answered - drawn
