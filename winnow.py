@@ -306,8 +306,9 @@ def erase(
         forgotten = erase_from_starters(starter or starters_of(settings.train.base), values)
         gone = None if store is None else store.erase(raw)
     told = ", ".join(f"{topic} {count}" for topic, count in kept.items() if count) or "nothing"
-    of_store = f"there is no review store here ({url}): erase where `winnow review` runs, too"
-    of_store = of_store if gone is None else f"{gone} records erased from the review store"
+    of_store = f"{gone} records erased from the review store"
+    if gone is None:
+        of_store = f"there is no review store here ({url}): erase where `winnow review` runs, too"
     said = f"{of_store}; {sum(forgotten.values())} erased from starters; Kafka still keeps: {told}"
     shown = {"key": key} if key is not None else {"key_base64": key_base64}
     result({**shown, "erased": gone, "erased_from_starters": forgotten, "kept_by_kafka": kept}, said)

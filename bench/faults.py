@@ -23,6 +23,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest.mock import patch
 from urllib.parse import urlparse
 
 from confluent_kafka import Consumer
@@ -323,19 +324,11 @@ def _store_with(registry: Path, place: Path) -> Iterator[S3Server]:
     """Run an object store with the registry's champion; this process may use it, too."""
     with s3_server(sys.executable, place / "s3.log", MOTO) as server:
         server.make_bucket(urlparse(IN_BUCKET).netloc)
-        before = {name: os.environ.get(name) for name in server.environment}
-        os.environ.update(server.environment)
-        try:
+        with patch.dict(os.environ, server.environment):
             found, trained = Registry(RegistrySettings(url=IN_BUCKET)), Registry(RegistrySettings(url=str(registry))).verified(CHAMPION)
             version = found.publish(trained.directory, trained.manifest)
             found.point(CHAMPION, str(version.number), "faults")
             yield server
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
 
 
 def _settings(scene: Scene) -> str:

@@ -3,7 +3,6 @@
 moto wants another python-dateutil than winnow, so it lies in a place of its own; requirements-s3-server.txt pins it.
 """
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 from demo.broker import free_port
-from demo.processes import die_with_parent
+from demo.processes import die_with_parent, without_venv
 
 START_SECONDS = 60
 
@@ -58,7 +57,7 @@ class S3Server:
 def s3_server(python: Path | str, log: Path, packages: Path | None = None) -> Iterator[S3Server]:
     """Run a server on a free port until the block is left, by a Python that finds moto, or finds it among `packages`."""
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    environment = without_venv()
     if packages is not None:
         environment["PYTHONPATH"] = str(packages)
     command = [python, Path(__file__).with_name("s3_server.py"), str(port)]

@@ -23,6 +23,11 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PARENT_DIED_SIGNAL, number)
 
 
+def without_venv() -> dict[str, str]:
+    """Return this process's environment without what points at its own packages."""
+    return {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+
+
 def start(command: str, config: Path, **beside: str) -> "subprocess.Popen[str]":
     """Start `winnow COMMAND --config CONFIG`, with the settings of that file alone; `beside` are further environment variables."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WINNOW_")} | beside

@@ -10,7 +10,6 @@ import secrets
 import time
 import tomllib
 from collections import deque
-from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NamedTuple
@@ -120,20 +119,13 @@ def check_bind(settings: ReviewSettings, users: dict[str, User]) -> None:
         )
 
 
-def is_among(address: str, networks: Sequence[str]) -> bool:
-    """Return whether an address lies in one of the networks, each of them an address or `address/length`."""
-    try:
-        return any(ip_address(address) in ip_network(each, strict=False) for each in networks)
-    except ValueError:
-        return False
-
-
 class Door:
     """Recognises who asks, and lets people log in."""
 
     def __init__(self, settings: ReviewSettings, store: Store, users: Reread[dict[str, User]]) -> None:
         """Take the users; without users and proxy everybody on loopback is the one local user."""
         self._settings = settings
+        self._proxies = [ip_network(each, strict=False) for each in settings.trusted_proxies]
         self._store = store
         self._users = users
         self._hasher = PasswordHasher()
@@ -170,7 +162,10 @@ class Door:
         return request.client.host if request.client is not None else ""
 
     def _is_proxy(self, request: Request) -> bool:
-        return request.client is not None and is_among(request.client.host, self._settings.trusted_proxies)
+        try:
+            return request.client is not None and any(ip_address(request.client.host) in network for network in self._proxies)
+        except ValueError:  # no address of a network, such as a socket's
+            return False
 
     def needed(self, request: Request, role: str = REVIEWER) -> Who:
         """Return who asks, or raise NotAllowed: 401 for strangers, 403 for a missing role, a wrong origin or CSRF token."""

@@ -152,11 +152,7 @@ class Leases:
 
     def _lapse(self, db: sa.Connection, now: float) -> None:
         """Take back what was kept too long."""
-        db.execute(
-            sa.update(tables.records)
-            .where(tables.records.c.state == LEASED, tables.records.c.lease_until < now)
-            .values(state=sa.case((was_answered(), DONE), else_=OPEN))
-        )
+        db.execute(sa.update(tables.records).where(has_lapsed(now)).values(state=sa.case((was_answered(), DONE), else_=OPEN)))
 
     def _keep(self, db: sa.Connection, row: Any, reviewer: str, until: float) -> Lease:
         token = row.lease_token + 1
@@ -166,6 +162,11 @@ class Leases:
             .values(state=LEASED, lease_by=reviewer, lease_token=token, lease_until=until)
         )
         return Lease(row.decision_id, token, until)
+
+
+def has_lapsed(now: float) -> sa.ColumnElement[bool]:
+    """Return the condition of a row that was kept too long; now: Unix seconds."""
+    return sa.and_(tables.records.c.state == LEASED, tables.records.c.lease_until < now)
 
 
 def was_answered() -> sa.ColumnElement[bool]:

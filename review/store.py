@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
-from review.leases import Leases, was_answered
+from review.leases import Leases, has_lapsed, was_answered
 from review.rows import hash_of
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
@@ -238,7 +238,7 @@ class Store:
                 )
             )
             number: dict[tuple[str, int], int] = {(state, look): count for state, look, count in rows}
-            lapsed = sa.select(sa.func.count()).where(tables.records.c.state == LEASED, tables.records.c.lease_until < now)
+            lapsed = sa.select(sa.func.count()).select_from(tables.records).where(has_lapsed(now))
             lapsed_count = int(db.execute(lapsed).scalar() or 0)
             today = sa.select(sa.func.count()).select_from(tables.verdicts)
             today = today.where(tables.verdicts.c.time_ms >= midnight_ms, tables.verdicts.c.source != REPLAY)
@@ -261,9 +261,10 @@ class Store:
 
     def waiting_since_ms(self) -> int | None:
         """Return since when the open record has waited that has waited longest; a lease that has lapsed counts as open."""
-        lapsed = sa.and_(tables.records.c.state == LEASED, tables.records.c.lease_until < time.time())
         with self._engine.begin() as db:
-            found = db.execute(sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | lapsed)).scalar()
+            found = db.execute(
+                sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | has_lapsed(time.time()))
+            ).scalar()
             return None if found is None else int(found)
 
     def groups(self, most: int) -> list[tuple[str, str, int]]:

@@ -14,7 +14,7 @@ from foundation.secret_file import read_secret
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry, Version
 from stream.cache import RewardCache
-from stream.cluster import TRANSACTIONAL_PREFIX, look_at_cluster, topic_names
+from stream.cluster import look_at_cluster, topic_names
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import Lotteries
 from stream.follow import Follower, Lasting, Service, make_service
@@ -26,7 +26,7 @@ from stream.route import Router
 from stream.rules import Rules
 from stream.schemas import Schemas
 from stream.traces import Tracer
-from stream.transaction import Instance, Sink
+from stream.transaction import TRANSACTIONAL_PREFIX, Instance, Sink
 
 if TYPE_CHECKING:
     from stream.live_model import LiveModel

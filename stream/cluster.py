@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicCollection, TopicPartition
 from confluent_kafka.admin import AclOperation, AdminClient, ConfigResource, NewTopic, ResourceType
 
 from foundation.errors import BrokerUnreachable, KafkaRefused, SettingInvalid, TopicMissing
@@ -21,7 +21,6 @@ log = logging.getLogger("winnow.kafka")
 
 CALL_TIMEOUT_SECONDS = 10.0
 EXTRA_BYTES = 65_536
-TRANSACTIONAL_PREFIX = "winnow-"
 _RECORD_SECONDS = 2.0
 _PROBE_SECONDS = 3.0
 _REFUSED = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001
@@ -119,7 +118,7 @@ def administrator(settings: KafkaSettings) -> AdminClient:
 def missing_rights(admin: AdminClient, read: str, written: list[str], group: str) -> list[str]:
     """Return what whoever the settings log in as may not do, in words; a broker without an authorizer allows all. Raises KafkaRefused.
 
-    Rights on transactional ids are not among them: `may_transact` tries one.
+    Rights on transactional ids are not among them: transaction.py tries one.
     """
     needs = {read: AclOperation.READ, **dict.fromkeys(written, AclOperation.WRITE)}
     described = admin.describe_topics(
@@ -141,21 +140,6 @@ def _may_join(admin: AdminClient, group: str) -> bool:
     except KafkaException as error:
         return bool(error.args[0].code() != KafkaError.GROUP_AUTHORIZATION_FAILED)
     return allowed is None or AclOperation.READ in allowed
-
-
-def may_transact(settings: KafkaSettings, transactional_id: str) -> bool:
-    """Return whether transactions may go by a name; trying it fences whoever goes by it. Raises SettingInvalid, KafkaRefused."""
-    try:
-        producer = Producer({**base_config(settings), "transactional.id": transactional_id}, logger=log)
-    except KafkaException as error:
-        raise SettingInvalid(f"kafka.extra cannot be used: {error.args[0].str()}") from error
-    try:
-        producer.init_transactions(settings.connect_timeout_seconds)
-    except KafkaException as error:
-        if error.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
-            return False
-        raise KafkaRefused(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
-    return True
 
 
 def first_and_last(settings: KafkaSettings, topic: str, partitions: int) -> tuple[list[Message], list[Message]]:

@@ -16,12 +16,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from foundation.errors import WinnowError
 from model_registry.registry import CHALLENGER, Registry
 from stream.cluster import (
-    TRANSACTIONAL_PREFIX,
     Administrator,
     administrator,
     first_and_last,
     list_topics,
-    may_transact,
     missing_rights,
     records_waiting,
     settings_that_differ,
@@ -31,6 +29,7 @@ from stream.cluster import (
 from stream.framed import id_of
 from stream.rules import Rules
 from stream.schemas import Schemas
+from stream.transaction import TRANSACTIONAL_PREFIX, may_transact
 
 State = Literal["well", "warning", "broken"]
 _FAST_SECONDS, _HTTP_SECONDS = 60.0, 3.0

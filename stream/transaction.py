@@ -13,11 +13,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from foundation.errors import GateFenced, KafkaRefused
+from foundation.errors import GateFenced, KafkaRefused, SettingInvalid
 from stream.cluster import CALL_TIMEOUT_SECONDS, base_config
 from stream.config import KafkaSettings
 from stream.kafka import Place
@@ -25,6 +25,7 @@ from stream.route import Outgoing
 
 log = logging.getLogger("winnow.kafka")
 
+TRANSACTIONAL_PREFIX = "winnow-"
 _FLUSH_SECONDS = 0.5
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
@@ -89,6 +90,31 @@ class Instance:
             return False
         self._lock = file
         return True
+
+
+def may_transact(settings: KafkaSettings, transactional_id: str) -> bool:
+    """Return whether transactions may go by a name; trying it fences whoever goes by it. Raises SettingInvalid, KafkaRefused."""
+    try:
+        _started(settings, transactional_id, {})
+    except KafkaRefused as refused:
+        cause = refused.__cause__
+        if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
+            return False
+        raise
+    return True
+
+
+def _started(settings: KafkaSettings, transactional_id: str, more: dict[str, Any]) -> Producer:
+    """Return a producer that has fenced its predecessor. Raises SettingInvalid, KafkaRefused."""
+    try:
+        producer = Producer({**base_config(settings), "transactional.id": transactional_id, **more}, logger=log)
+    except KafkaException as error:
+        raise SettingInvalid(f"kafka.extra cannot be used: {error.args[0].str()}") from error
+    try:
+        producer.init_transactions(settings.connect_timeout_seconds)
+    except KafkaException as error:
+        raise KafkaRefused(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
+    return producer
 
 
 class Sink:
@@ -212,24 +238,15 @@ class Sink:
 
     def _new_producer(self) -> Producer:
         self._is_dead = False
-        producer = Producer(
-            {
-                **base_config(self._settings),
-                "transactional.id": self._id,
-                "transaction.timeout.ms": int(self._settings.transaction_timeout_seconds * 1000),
-                "compression.type": self._settings.extra.get("compression.type", "zstd"),
-                "linger.ms": 5,
-                "message.max.bytes": 1_000_000_000,
-                "queue.buffering.max.messages": 1_000_000,
-                "queue.buffering.max.kbytes": 1_048_576,
-                "delivery.report.only.error": True,
-                "on_delivery": self._delivered,
-                "error_cb": self._died,
-            },
-            logger=log,
-        )
-        try:
-            producer.init_transactions(self._settings.connect_timeout_seconds)
-        except KafkaException as error:
-            raise KafkaRefused(f"Kafka would not start transactions for {self._id}: {error.args[0].str()}") from error
-        return producer
+        more = {
+            "transaction.timeout.ms": int(self._settings.transaction_timeout_seconds * 1000),
+            "compression.type": self._settings.extra.get("compression.type", "zstd"),
+            "linger.ms": 5,
+            "message.max.bytes": 1_000_000_000,
+            "queue.buffering.max.messages": 1_000_000,
+            "queue.buffering.max.kbytes": 1_048_576,
+            "delivery.report.only.error": True,
+            "on_delivery": self._delivered,
+            "error_cb": self._died,
+        }
+        return _started(self._settings, self._id, more)

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from demo.broker import find_java, free_port
-from demo.processes import die_with_parent
+from demo.processes import die_with_parent, without_venv
 from tests.fetch_apicurio import SHA256
-from tests.pinned import built, without_venv
+from tests.pinned import built
 
 START_SECONDS = 120
 

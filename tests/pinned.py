@@ -1,12 +1,12 @@
 """What tests need beside winnow's own environment: built once from pins, in the cache, by whoever comes first."""
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from demo.processes import without_venv
 from foundation.aside import locked
 from foundation.cache import cache_directory
 from tests.conftest import skip_or_fail
@@ -50,8 +50,3 @@ def go_program(module: str) -> Path:
         return [["env", f"GOBIN={place}", program("golang-go", on_path("go")), "install", module]]
 
     return built(f"go-{name}", module.encode(), commands) / name
-
-
-def without_venv() -> dict[str, str]:
-    """Return this process's environment without what points at its own packages."""
-    return {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
