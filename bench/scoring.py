@@ -48,11 +48,14 @@ Rewards = Callable[[Sequence[Sequence[int]]], np.ndarray]
 def padded(model: Any, encoder: Encoder, budget_tokens: int) -> Rewards:
     """Return (b): both chats of every record, batches of like length padded to the longest, as transformers runs them."""
 
+    def run(ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> np.ndarray:
+        logits_B1 = model(input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device)).logits
+        found: np.ndarray = logits_B1[:, 0].float().cpu().numpy()
+        return found
+
     @torch.inference_mode()
     def rewards(records: Sequence[Sequence[int]]) -> np.ndarray:
-        return _in_batches(
-            records, encoder, budget_tokens, lambda ids, mask: model(input_ids=ids, attention_mask=mask).logits[:, 0].float().numpy()
-        )
+        return _in_batches(records, encoder, budget_tokens, run)
 
     return rewards
 
@@ -70,10 +73,12 @@ def _in_batches(
     return found.reshape(-1, 2)
 
 
-def fastest_padding(make: Callable[[int], Rewards], records: Sequence[Sequence[int]]) -> Rewards:
+def fastest_padding(
+    make: Callable[[int], Rewards], records: Sequence[Sequence[int]], budgets_tokens: Sequence[int] = PADDED_TOKENS
+) -> Rewards:
     """Return (b) with the batch size that suits it best."""
     timed = []
-    for budget in PADDED_TOKENS:
+    for budget in budgets_tokens:
         run = make(budget)
         run(records[:64])
         timed.append((seconds_of(run, records), budget))
@@ -81,9 +86,11 @@ def fastest_padding(make: Callable[[int], Rewards], records: Sequence[Sequence[i
 
 
 def seconds_of(run: Callable[[Any], Any], records: Any) -> float:
-    """Return how long one run takes."""
+    """Return how long one run takes, to its end on a GPU."""
     begun = time.perf_counter()
     run(records)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter() - begun
 
 
@@ -126,19 +133,19 @@ def openvino_runner(model: Any, threads: int) -> Callable[[torch.Tensor, torch.T
     return lambda ids, mask: np.asarray(compiled([ids.numpy(), mask.numpy()])[0])[:, 0]
 
 
-def cross_encoder(directory: Path) -> Callable[[Sequence[str]], Any]:
+def cross_encoder(directory: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Callable[[Sequence[str]], Any]:
     """Return (c), which reads texts and pads by itself."""
     from sentence_transformers import CrossEncoder
 
-    encoder = CrossEncoder(str(directory), num_labels=1, device="cpu")
+    encoder = CrossEncoder(str(directory), num_labels=1, device=device, model_kwargs={"dtype": dtype})
     return lambda texts: encoder.predict([(text, word) for text in texts for word in WORDS], batch_size=64, show_progress_bar=False)
 
 
-def best_matmul(dtype: torch.dtype) -> float:
+def best_matmul(dtype: torch.dtype, device: str = "cpu") -> float:
     """Return the operations per second of the best square matrix product."""
     best = 0.0
     for size in SQUARES:
-        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         a @ b
         taken = min(seconds_of(lambda pair: pair[0] @ pair[1], (a, b)) for _ in range(REPETITIONS))
         best = max(best, 2 * size**3 / taken)
@@ -146,15 +153,16 @@ def best_matmul(dtype: torch.dtype) -> float:
 
 
 def operations(records: Sequence[Sequence[int]], encoder: Encoder, config: Any) -> float:
-    """Return the operations that both rewards of these records need at least: no padding, the last layer where it is read."""
+    """Return the operations that both rewards of these records need at least: no padding, no head, the last layer where it is read."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     key_value = 2 * hidden * config.num_key_value_heads / config.num_attention_heads
     rest = 2 * hidden * hidden + 3 * hidden * inner  # queries, output, MLP
+    head = len(encoder.template.head)
     total = 0.0
     for ids in records:
-        tokens = len(ids) + encoder.template.shared_overhead_tokens
+        tokens = len(ids) + encoder.template.shared_overhead_tokens - head
         total += 2 * (layers - 1) * tokens * (hidden * key_value + rest) + 2 * (tokens * hidden * key_value + 2 * rest)
-        total += 2 * (layers - 1) * tokens * (tokens + 1) * hidden + 2 * 2 * 2 * tokens * hidden
+        total += 2 * (layers - 1) * tokens * (tokens + 1 + 2 * head) * hidden + 2 * 2 * 2 * (tokens + head) * hidden
     return total
 
 

@@ -75,7 +75,7 @@ def compare(directory: Path, twins: Sequence[bytes], given: argparse.Namespace) 
     model = AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="sdpa").eval()
     dtype = torch.bfloat16 if has_bfloat16_products() else torch.float32
     budget, _ = fastest_budget(Scorer(model, encoder, 8_192, dtype), 8_192)
-    shared = SharedPass(model, encoder.template, encoder.pad_id, dtype)
+    shared = SharedPass(model, encoder.template, encoder.pad_id, dtype, model.device)
     overhead = encoder.template.shared_overhead_tokens
     planned = [[records[place] for place in places] for places in batches([len(ids) + overhead for ids in records], budget)]
     compiled = torch.compile(shared.through, dynamic=True)

@@ -134,7 +134,7 @@ class Answering:
             if version.digest != model.digest:
                 raise ModelRefused(f"{model.label} in the registry is not the one in service")
             scorer = load_scorer(version, model.scorer.device, self._settings.batch_tokens)
-            self._plain = model.digest, scorer.model
+            self._plain = model.digest, cast(Any, scorer.model).to(scorer.device, scorer.precision)
         return self._plain[1]
 
 

@@ -1,6 +1,6 @@
 """Stage 3c: lengths -> batches under a token budget.
 
-One formula for a batch's cost: rows × the longest row, padding included.
+One formula for a batch's cost: rows × the longest row, padding included; where nothing is padded, its tokens.
 """
 
 from collections.abc import Sequence
@@ -27,4 +27,17 @@ def batches(lengths_tokens: Sequence[int], budget_tokens: int) -> list[list[int]
         current.append(position)
     if current:
         found.append(current)
+    return found
+
+
+def packed_batches(lengths_tokens: Sequence[int], budget_tokens: int) -> list[list[int]]:
+    """Return lists of positions, longest rows first, each batch of at most `budget_tokens` tokens, or a single row."""
+    found: list[list[int]] = []
+    left = 0
+    for position in sorted(range(len(lengths_tokens)), key=lambda i: (-lengths_tokens[i], i)):
+        if lengths_tokens[position] > left or not found:
+            found.append([])
+            left = budget_tokens
+        found[-1].append(position)
+        left -= lengths_tokens[position]
     return found

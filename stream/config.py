@@ -166,9 +166,9 @@ class GateSettings(Table):
     """How long a record that has come may wait for others to share its batch, where the gate has nothing else to do."""
     batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How long judging one poll should take; sets how many records are polled at once."""
-    batch_tokens: Annotated[int, Field(ge=64)] = 8_192
-    """Most tokens in one forward pass, padding included; on a CPU what is fastest up to it is measured at start, halved by itself
-    when memory runs out."""
+    batch_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Most tokens in one forward pass, padding included; unset means 8,192 on a CPU and 131,072 on a GPU. What is fastest up to it is
+    measured at start, and halved by itself when memory runs out."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products run in: `auto` is bfloat16 on a GPU, on a CPU what is faster there and keeps the fingerprint."""
     cache_records: Annotated[int, Field(ge=0, le=100_000_000)] = 0

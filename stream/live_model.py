@@ -29,7 +29,8 @@ from stream.render import Rendered, Rendering, render
 from stream.score import Scorer
 
 _WARM_UP_RECORDS = 32
-_BUDGETS, _USUAL_TOKENS, _TRIES, _LONG_SECONDS = (1_024, 2_048, 4_096), 64, 3, 0.5
+_BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (8_192, 16_384, 32_768, 65_536, 131_072)}  # tokens
+_USUAL_TOKENS, _TRIES, _LONG_SECONDS = 64, 3, 0.5
 _SLOWER, _WORTH = 1.2, 1.05
 _MOST_D = 0.05  # nats: what a threshold was certified for must not drift where P is flat
 
@@ -148,14 +149,19 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def load_scorer(version: Version, device: torch.device, batch_tokens: int, precision: str = "auto") -> Scorer:
+def usual_precision(device: torch.device, wanted: str = "auto") -> torch.dtype:
+    """Return what matrix products run in before anything is measured: bfloat16 on a GPU, float32 on a CPU and where it is asked for."""
+    return torch.float32 if device.type == "cpu" or wanted == "float32" else torch.bfloat16
+
+
+def load_scorer(version: Version, device: torch.device, batch_tokens: int | None, precision: str = "auto") -> Scorer:
     """Load weights and tokenizer of a version, by `auto` in float32 on a CPU and bfloat16 on a GPU. Raises ModelRefused."""
     manifest = version.manifest
     try:
         tokenizer = AutoTokenizer.from_pretrained(version.directory)
         model = AutoModelForSequenceClassification.from_pretrained(
             version.directory,
-            dtype=torch.float32 if device.type == "cpu" or precision == "float32" else torch.bfloat16,
+            dtype=torch.float32,  # a GPU's bfloat16 weights are rounded once, with the norms folded in
             attn_implementation="sdpa",
             use_safetensors=True,
         )
@@ -166,7 +172,8 @@ def load_scorer(version: Version, device: torch.device, batch_tokens: int, preci
     encoder = Encoder(tokenizer, manifest.verdict_words, cast(Encoding, manifest.encoding), manifest.max_length)
     if encoder.pad_id != manifest.pad_id:
         raise ModelRefused(f"{version.label}: the tokenizer pads with {encoder.pad_id}, the manifest says {manifest.pad_id}")
-    return Scorer(cast(PreTrainedModel, model.to(device).eval()), encoder, batch_tokens)
+    tokens = budgets(device, batch_tokens)[-1]
+    return Scorer(cast(PreTrainedModel, model.eval()), encoder, tokens, usual_precision(device, precision), device)
 
 
 def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer:
@@ -174,15 +181,15 @@ def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer
 
     Raises FingerprintDiffers.
     """
-    wanted = settings.precision
+    wanted, is_gpu = settings.precision, scorer.device.type != "cpu"
     if wanted != "auto":
         scorer = scorer.in_precision(getattr(torch, wanted))
         _refuse_other_precision(version, scorer, wanted)
+    elif is_gpu and not _holds(version, scorer, math.inf):
+        scorer = scorer.in_precision(torch.float32)
     check_fingerprint(version, scorer)
-    if scorer.device.type != "cpu":
-        return scorer
     scorer.budget_tokens, seconds = fastest_budget(scorer, settings.batch_tokens)
-    if wanted == "auto" and has_bfloat16_products():
+    if wanted == "auto" and not is_gpu and has_bfloat16_products():
         other = scorer.in_precision(torch.bfloat16)
         if other.precision == scorer.precision or not _holds(version, other):
             return scorer
@@ -197,13 +204,27 @@ def _refuse_other_precision(version: Version, scorer: Scorer, wanted: str) -> No
         raise ModelRefused(f"gate.precision = {wanted}, but {version.label} runs in {scorer.precision} alone; set it to auto")
 
 
-def fastest_budget(scorer: Scorer, most_tokens: int) -> tuple[int, float]:
-    """Return the token budget that scores fastest, and its seconds per token; larger ones are not tried when one takes long."""
+def budgets(device: torch.device, most_tokens: int | None) -> list[int]:
+    """Return the token budgets worth trying on a device, the largest last: `most_tokens` where it is set."""
+    usual = _BUDGETS.get(device.type, _BUDGETS["cuda"])
+    return list(usual) if most_tokens is None else [*(each for each in usual if each < most_tokens), most_tokens]
+
+
+def fastest_budget(scorer: Scorer, most_tokens: int | None) -> tuple[int, float]:
+    """Return the token budget that scores fastest, and its seconds per token; larger ones are not tried when one takes long.
+
+    On a GPU, none is tried above the first that does not fit its memory. Raises torch.OutOfMemoryError when none fits.
+    """
     found: list[tuple[float, int]] = []
-    for budget in [*(each for each in _BUDGETS if each < most_tokens), most_tokens]:
+    for budget in budgets(scorer.device, most_tokens):
         scorer.budget_tokens = budget
         rows = _usual_rows(scorer, budget)
-        taken = _least_seconds(scorer, rows)
+        try:
+            taken = _least_seconds(scorer, rows)
+        except torch.OutOfMemoryError:
+            if not found:
+                raise
+            break
         found.append((taken / (len(rows) * len(rows[0])), budget))
         if taken > _LONG_SECONDS:
             break
@@ -247,10 +268,10 @@ def _usual_rows(scorer: Scorer, tokens: int) -> list[list[int]]:
     return [[_plain_token(scorer)] * usual] * max(1, tokens // (usual + scorer.encoder.template.shared_overhead_tokens))
 
 
-def _holds(version: Version, scorer: Scorer) -> bool:
+def _holds(version: Version, scorer: Scorer, most_d: float = _MOST_D) -> bool:
     """Return whether the fingerprint holds in this precision, in P and, where P says little, in d."""
     try:
-        check_fingerprint(version, scorer, _MOST_D)
+        check_fingerprint(version, scorer, most_d)
     except FingerprintDiffers as error:
         log.info("not scored in this precision", extra={"precision": str(scorer.precision), "detail": str(error)})
         return False

@@ -2,8 +2,8 @@
 
 One sequence per record, `[head][record][tail][right][wrong]`: the wrong answer does not see the right one and both
 start at the same position, so each reward is what the plain chat would give. `reference_rewards` is that plain chat.
-Scoring runs shared_pass.py; `shared_batch` and `pooled_rewards` are the same with transformers' trunk, for training and
-for trunks of another shape.
+Scoring runs shared_pass.py, on a GPU packed_pass.py; `shared_batch` and `pooled_rewards` are the same with transformers' trunk,
+for training and for trunks of another shape.
 
 Shapes: B rows, T tokens, H hidden; ids_BT int64, mask_B1TT additive in the model's dtype, rewards_B2 float32.
 """
@@ -18,10 +18,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from foundation.errors import ModelRefused
-from stream.batching import batches
+from stream.batching import batches, packed_batches
 from stream.encode import Encoder, Template, last_read
-from stream.shared_pass import SharedPass, UnknownShape
+from stream.packed_pass import PackedPass, is_for
+from stream.shared_pass import SharedPass
 from stream.tokenise import Ids
+from stream.trunk import UnknownShape
 
 log = logging.getLogger("winnow.score")
 
@@ -123,29 +125,40 @@ class Spent(NamedTuple):
 class Scorer:
     """A reward model in service: record ids in, both rewards out."""
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, budget_tokens: int, precision: torch.dtype | None = None) -> None:
-        """Take a one-output sequence classifier in eval mode on its device; the budget is rows × longest row.
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: Encoder,
+        budget_tokens: int,
+        precision: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        """Take a one-output sequence classifier in eval mode; the budget is rows × longest row, on a GPU tokens.
 
-        precision: what matrix products run in, the model's own type by default. A trunk that shared_pass.py does not know
-        runs as transformers runs it, in its own type. Raises ModelRefused.
+        precision: what matrix products run in, the model's own type by default. device: where it is scored, where the model is by
+        default; its packed weights go there, itself only where the trunk is of a shape that trunk.py does not know. Then it runs
+        as transformers runs it, on a CPU in its own type. Raises ModelRefused.
         """
         refuse_windows(model, encoder.max_length)
         self.model = model
         self.encoder = encoder
         self.budget_tokens = budget_tokens
-        self.device = model.device
+        self.device = device or model.device
         self._spent = Spent()
         self.precision = precision or model.dtype
+        run = PackedPass if is_for(self.device, self.precision) else SharedPass
         try:
-            self._pass: SharedPass | None = SharedPass(model, encoder.template, encoder.pad_id, self.precision)
+            self._pass: SharedPass | PackedPass | None = run(model, encoder.template, encoder.pad_id, self.precision, self.device)
         except UnknownShape as unknown:
-            log.info("scored by transformers' own forward", extra={"shape": str(unknown), "precision": str(model.dtype)})
             self._pass = None
-            self.precision = model.dtype
+            if self.device.type == "cpu":
+                self.precision = model.dtype
+            cast(Any, model).to(self.device, self.precision)
+            log.info("scored by transformers' own forward", extra={"shape": str(unknown), "precision": str(self.precision)})
 
     def in_precision(self, precision: torch.dtype) -> "Scorer":
         """Return a scorer of the same model whose matrix products run in another type, where its trunk is known."""
-        return self if precision == self.precision else Scorer(self.model, self.encoder, self.budget_tokens, precision)
+        return self if precision == self.precision else Scorer(self.model, self.encoder, self.budget_tokens, precision, self.device)
 
     def let_go(self) -> None:
         """Free the weights that the pass has packed for itself; only scoring is left."""
@@ -162,10 +175,13 @@ class Scorer:
         rewards_B2 = np.empty((len(records), 2), dtype=np.float32)
         overhead = self.encoder.template.shared_overhead_tokens
         lengths = [len(ids) + overhead for ids in records]
-        planned = batches(lengths, self.budget_tokens)
-        for places in planned:
-            rewards_B2[places] = self._one_batch([records[place] for place in places])
-        tokens, laid_out = sum(lengths), sum(len(places) * lengths[places[0]] for places in planned)
+        is_packed = isinstance(self._pass, PackedPass)
+        planned = (packed_batches if is_packed else batches)(lengths, self.budget_tokens)
+        # a GPU is given all batches before the first is read
+        for places, found in [(places, self._one_batch([records[place] for place in places])) for places in planned]:
+            rewards_B2[places] = found.cpu().numpy()
+        tokens = sum(lengths)
+        laid_out = tokens if is_packed else sum(len(places) * lengths[places[0]] for places in planned)
         spent = self._spent
         self._spent = Spent(spent.passes + len(planned), spent.record_tokens + tokens, spent.padding_tokens + laid_out - tokens)
         return rewards_B2
@@ -175,10 +191,8 @@ class Scorer:
         spent, self._spent = self._spent, Spent()
         return spent
 
-    def _one_batch(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
-        found = self._by_transformers(records) if self._pass is None else self._pass.rewards(records)
-        rewards: np.ndarray = found.cpu().numpy()
-        return rewards
+    def _one_batch(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:
+        return self._by_transformers(records) if self._pass is None else self._pass.rewards(records)
 
     @torch.inference_mode()
     def _by_transformers(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:

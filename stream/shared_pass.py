@@ -1,14 +1,13 @@
-"""Both rewards of a batch in one pass of our own through a Qwen2-, Qwen3- or Llama-shaped trunk.
+"""Both rewards of a batch in one pass of our own through a packed trunk: records of like length, padded to the longest.
 
     [cached head] | record, tail (padded to the longest) | right answer, wrong answer
 
 The prefix sees itself causally and needs no mask; the answers see the prefix and themselves, not each other. Keys and values
 of the template's head are computed once a model. In the last layer only the two tokens whose rewards are read go through
-queries, output and MLP. Gains of the norms are folded into the next weights, the pairs that the rotation turns lie beside
-each other, and the residual stream stays in float32 whatever the matrix products run in.
+queries, output and MLP. The residual stream stays in float32 whatever the matrix products run in.
 
 Shapes: B records, P prefix tokens, A answer tokens, S = P + A, H hidden, N query heads, K key heads, D head width, C cached
-head tokens. What it does not know raises UnknownShape, and the caller keeps transformers' own forward.
+head tokens.
 """
 
 from collections.abc import Sequence
@@ -16,34 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from stream.encode import Template, last_read
 from stream.tokenise import Ids
+from stream.trunk import Layer, packed
 
-KNOWN = ("qwen2", "qwen3", "llama")
-_STATIC_ROPE = ("default", "linear", "llama3", "proportional")
-_NO_BIAS = ("o_proj.bias", "gate_proj.bias", "up_proj.bias", "down_proj.bias")
 _SHORT = 512  # prefix tokens up to which attention is a plain product of matrices
 _SCORES = 600_000  # numbers in one such product: what stays in a core's cache
 _LEAST_CACHED = 8  # a shorter head costs less than the copies of its keys
-
-
-class UnknownShape(Exception):  # noqa: N818
-    """The trunk is not one that this file can run."""
-
-
-class _Layer(NamedTuple):
-    """Weights of one layer, norms folded in; rows of queries, then keys (both with their pairs side by side), then values."""
-
-    project: torch.Tensor
-    project_bias: torch.Tensor | None
-    gain_N1D: torch.Tensor | None
-    out: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
 
 
 class Batch(NamedTuple):
@@ -58,23 +39,14 @@ class Batch(NamedTuple):
 class SharedPass:
     """A trunk with its head, ready to run; its weights are its own, so those of the model it was made of can be let go."""
 
-    def __init__(self, model: PreTrainedModel, template: Template, pad_id: int, dtype: torch.dtype) -> None:
-        """Fold and pack the weights; `dtype` is what matrix products run in. Raises UnknownShape."""
-        trunk = _checked(model)
-        config = model.config
-        self._template, self._pad_id, self._dtype = template, pad_id, dtype
-        self._device = model.device
+    def __init__(self, model: PreTrainedModel, template: Template, pad_id: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Pack the weights for a device; `dtype` is what matrix products run in. Raises UnknownShape."""
+        trunk = packed(model, dtype, device)
+        self._template, self._pad_id, self._dtype, self._device = template, pad_id, dtype, device
         # small products in float32 are faster on a CPU than its flash attention, and nearer to the truth than bfloat16
-        self._attends_in = torch.float32 if model.device.type == "cpu" else dtype
-        self._heads = config.num_attention_heads
-        self._key_heads = config.num_key_value_heads
-        self._width = getattr(config, "head_dim", None) or config.hidden_size // self._heads
-        self._eps = config.rms_norm_eps
-        self._embedding = trunk.get_parameter("embed_tokens.weight").detach().float()
-        self._layers = [self._packed(layer) for layer in trunk.get_submodule("layers").children()]
-        final_gain = trunk.get_parameter("norm.weight").detach().float()
-        self._score_H = model.get_parameter("score.weight").detach().float()[0] * final_gain
-        self._rotation = _rotation(trunk, config.max_position_embeddings, self._width, self._device)
+        self._attends_in = torch.float32 if device.type == "cpu" else dtype
+        self._embedding, self._layers, self._score_H, self._rotation = trunk.embedding, trunk.layers, trunk.score_H, trunk.rotation
+        self._heads, self._key_heads, self._width, self._eps = trunk.heads, trunk.key_heads, trunk.width, trunk.eps
         right, wrong = len(template.right), len(template.wrong)
         self._answers = [*template.right, *template.wrong]
         self._offsets_A = np.array([*range(right), *range(wrong)])
@@ -138,14 +110,14 @@ class SharedPass:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * torch.rsqrt(length.square().div_(x.shape[-1]).add_(self._eps))
 
-    def _heads_of(self, x_BSH: torch.Tensor, layer: _Layer, rows: slice) -> torch.Tensor:
+    def _heads_of(self, x_BSH: torch.Tensor, layer: Layer, rows: slice) -> torch.Tensor:
         """Return heads_BSND of some rows of the projection."""
         bias = None if layer.project_bias is None else layer.project_bias[rows]
         found: torch.Tensor = F.linear(self._normed(x_BSH).to(self._dtype), layer.project[rows], bias).unflatten(-1, (-1, self._width))
         return found
 
     def _query_key_value(
-        self, x_BSH: torch.Tensor, layer: _Layer, rotation_B1SD: torch.Tensor
+        self, x_BSH: torch.Tensor, layer: Layer, rotation_B1SD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return query_BNSD and key_BKSD, both turned, and value_BKSD."""
         asked, value = (
@@ -190,7 +162,7 @@ class SharedPass:
         groups = self._heads // self._key_heads
         return key if groups == 1 else key.repeat_interleave(groups, dim=1)
 
-    def _after_attention(self, x: torch.Tensor, out: torch.Tensor, layer: _Layer) -> torch.Tensor:
+    def _after_attention(self, x: torch.Tensor, out: torch.Tensor, layer: Layer) -> torch.Tensor:
         """Add what attention and MLP say to the residual stream."""
         x = x + F.linear(out, layer.out)
         gate, up = F.linear(self._normed(x).to(self._dtype), layer.gate_up).chunk(2, dim=-1)
@@ -210,41 +182,6 @@ class SharedPass:
         x_B2H = self._after_attention(x_B2H, out.transpose(1, 2).flatten(2).to(self._dtype), layer)
         return self._normed(x_B2H) @ self._score_H
 
-    def _packed(self, layer: nn.Module) -> _Layer:
-        """Fold and pack one layer of transformers'."""
-        attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
-        before, after = (layer.get_parameter(f"{name}.weight").detach().float() for name in ("input_layernorm", "post_attention_layernorm"))
-        paired = torch.arange(self._width, device=self._device).view(2, -1).T.flatten()  # i and i + D/2 side by side
-
-        def rows(name: str, heads: int, *, in_pairs: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-            module = attention.get_submodule(name)
-            weight = module.get_parameter("weight").detach().float() * before
-            bias = None if module.bias is None else module.get_parameter("bias").detach().float()
-            if in_pairs:
-                weight = weight.view(heads, self._width, -1)[:, paired].flatten(0, 1)
-                bias = None if bias is None else bias.view(heads, self._width)[:, paired].flatten()
-            return weight, bias
-
-        scale = self._width**-0.5
-        query, query_bias = rows("q_proj", self._heads, in_pairs=True)
-        key, key_bias = rows("k_proj", self._key_heads, in_pairs=True)
-        value, value_bias = rows("v_proj", self._key_heads, in_pairs=False)
-        gain_N1D = None
-        if hasattr(attention, "q_norm"):
-            gains = [attention.get_parameter(f"{name}.weight").detach().float()[paired] for name in ("q_norm", "k_norm")]
-            gain_N1D = torch.cat([(gains[0] * scale).expand(self._heads, 1, -1), gains[1].expand(self._key_heads, 1, -1)])
-        else:
-            query, query_bias = query * scale, None if query_bias is None else query_bias * scale
-        biases = [query_bias, key_bias, value_bias]
-        return _Layer(
-            torch.cat([query, key, value]).to(self._dtype),
-            torch.cat([bias for bias in biases if bias is not None]).to(self._dtype) if all(b is not None for b in biases) else None,
-            gain_N1D,
-            attention.get_parameter("o_proj.weight").detach().to(self._dtype),
-            torch.cat([mlp.get_parameter(f"{name}.weight").detach().float() * after for name in ("gate_proj", "up_proj")]).to(self._dtype),
-            mlp.get_parameter("down_proj.weight").detach().to(self._dtype),
-        )
-
     @torch.inference_mode()
     def _head_cache(self, head: tuple[int, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return keys_1KCD and values_1KCD of the template's head, layer by layer."""
@@ -260,28 +197,6 @@ class SharedPass:
             out = F.scaled_dot_product_attention(query, wide_key, wide_value, is_causal=True, scale=1.0)
             x_1CH = self._after_attention(x_1CH, out.transpose(1, 2).flatten(2).to(self._dtype), layer)
         return found
-
-
-def _checked(model: PreTrainedModel) -> nn.Module:
-    """Return the trunk if it is one of KNOWN without windows, other activations or rotations that depend on the length."""
-    config = model.config
-    kind = config.model_type
-    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kind not in KNOWN or config.hidden_act != "silu" or rope not in _STATIC_ROPE or layers != {"full_attention"}:
-        raise UnknownShape(f"{kind} with {config.hidden_act}, {rope} rotations and {', '.join(sorted(layers))}")
-    trunk = model.get_submodule(model.base_model_prefix)
-    biased = [name for name, _ in trunk.named_parameters() if name.endswith(_NO_BIAS)]
-    if biased:
-        raise UnknownShape(f"{kind} with {biased[0]}")
-    return trunk
-
-
-def _rotation(trunk: nn.Module, positions: int, width: int, device: torch.device) -> torch.Tensor:
-    """Return the complex rotation of every place, rotation_TD with D/2 numbers, as the trunk itself makes it."""
-    places = torch.arange(positions, device=device)[None]
-    cos, sin = trunk.get_submodule("rotary_emb")(torch.empty(0, dtype=torch.float32, device=device), places)
-    return torch.complex(cos[0, :, : width // 2].contiguous(), sin[0, :, : width // 2].contiguous())
 
 
 def _additive(sees: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -305,7 +220,7 @@ def _attend_short(query_BNPD: torch.Tensor, key_BNSD: torch.Tensor, value_BNSD: 
     """Return attention as two products, so many records at once that their scores stay in the cache."""
     records, heads, places, width = query_BNPD.shape
     seen = key_BNSD.shape[2]
-    out_BNPD = torch.empty(records, heads, places, width)
+    out_BNPD = torch.empty(records, heads, places, width, device=query_BNPD.device)
     step = max(1, _SCORES // (heads * places * seen))
     for at in range(0, records, step):
         query, key, value, out = (each[at : at + step].flatten(0, 1) for each in (query_BNPD, key_BNSD, value_BNSD, out_BNPD))

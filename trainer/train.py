@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from pydantic import ValidationError
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from foundation.aside import held, sweep
 from foundation.errors import DataRefused, ModelRefused, SettingInvalid
@@ -23,6 +23,7 @@ from stream.decode import decode_value
 from stream.drift import BASELINE_FILE, Baseline
 from stream.encode import ENCODINGS, Encoder, Encoding
 from stream.evidence import EVIDENCE_FILE, Evidence
+from stream.live_model import pick_device
 from stream.render import Rendering
 from stream.rules import Rules
 from stream.score import Scorer, refuse_windows
@@ -110,7 +111,7 @@ def learn_from(
     fresh = [place for place, shown in enumerate(train_set.shown) if shown.text not in known][:MOST_LEARNED]
     before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
-    scorer = Scorer(trained.model, encoder, SCORE_TOKENS)
+    scorer = scorer_of(trained.model, encoder)
     evidence = None
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
@@ -126,9 +127,14 @@ def learn_from(
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics, evidence)
 
 
+def scorer_of(model: PreTrainedModel, encoder: Encoder) -> Scorer:
+    """Return what scores a model in its own precision, on the GPU if there is one."""
+    return Scorer(model.eval(), encoder, SCORE_TOKENS, device=pick_device("auto"))
+
+
 def _d_before(base: Base, encoder: Encoder, ids: list[list[int]]) -> np.ndarray | None:
     """Return raw d of records before they are learned; None where the base has no head."""
-    return d_of(Scorer(base.model.eval(), encoder, SCORE_TOKENS), ids) if base.has_head and ids else None
+    return d_of(scorer_of(base.model, encoder), ids) if base.has_head and ids else None
 
 
 def checked(learn: list[Labelled], held_out: list[Labelled], settings: TrainSettings) -> list[Finding]:
@@ -174,7 +180,7 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
     registry, base, words, rules, encoder, stream = ground
     if not base.has_head:
         raise ModelRefused(f"{base.name} has no trained reward head; give labelled records with --data")
-    scorer = Scorer(base.model.eval(), encoder, SCORE_TOKENS)
+    scorer = scorer_of(base.model, encoder)
     sample = sample_of(encoder, stream, rules)
     if sample is None:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
@@ -215,7 +221,7 @@ def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, tem
     facts = Facts(str(directory.name), "imported", settings.verdict_words, "raw@1", encodings[template], Calibration(), threshold, {}, {})
     registry = Registry(tables.registry)
     with workplace(settings) as work:
-        version = publish(registry, model.eval(), tokenizer, Scorer(model, encoder, SCORE_TOKENS), facts, work)
+        version = publish(registry, model, tokenizer, scorer_of(model, encoder), facts, work)
     announce(registry, version)
     return version
 

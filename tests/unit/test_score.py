@@ -1,5 +1,9 @@
 """Law 4: one shared pass gives what two plain chats give, alone, in any batch, beside longer records."""
 
+import json
+import os
+import subprocess
+import sys
 from copy import copy
 from pathlib import Path
 
@@ -11,50 +15,29 @@ from hypothesis import strategies as st
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    LlamaConfig,
-    LlamaForSequenceClassification,
     Qwen2Config,
     Qwen2ForSequenceClassification,
-    Qwen3Config,
-    Qwen3ForSequenceClassification,
 )
 
 from foundation.errors import ModelRefused
-from stream.batching import batches
+from stream.batching import batches, packed_batches
 from stream.encode import Encoder
+from stream.packed_pass import PackedPass
 from stream.score import Scorer, reference_rewards
 from tests.conftest import WORDS
+from tests.kernels_run import LEAST, TOLERANCES
+from tests.trunks import KNOWN, trunks
 
 TOLERANCE = 1e-5
-
-
-def _models(directory: Path) -> dict[str, torch.nn.Module]:
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    more = {"vocab_size": 700, "num_labels": 1, "max_position_embeddings": 512, "pad_token_id": 0}
-    return {
-        "starter": AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="sdpa"),
-        "llama": LlamaForSequenceClassification(LlamaConfig(**shape, **more)),
-        "qwen3": Qwen3ForSequenceClassification(Qwen3Config(**shape, **more, head_dim=8)),
-        "biased": LlamaForSequenceClassification(LlamaConfig(**shape, **more, attention_bias=True)),
-    }
 
 
 @pytest.fixture(scope="module")
 def scorers(starter_directory: Path) -> dict[str, Scorer]:
     directory = starter_directory / "reward"
     encoder = Encoder(AutoTokenizer.from_pretrained(directory), WORDS, "chat@1", 512)
-    found = {name: Scorer(_stirred(model).eval(), encoder, 700) for name, model in _models(directory).items()}
+    found = {name: Scorer(model, encoder, 700) for name, model in trunks(starter_directory).items()}
     assert [name for name, scorer in found.items() if scorer._pass is None] == ["biased"], "the others run our own pass"
     return found
-
-
-def _stirred(model: torch.nn.Module) -> torch.nn.Module:
-    """Give gains and biases, which begin as ones and zeros, values that show when they are left out."""
-    for name, each in model.named_parameters():
-        if each.dim() == 1:
-            torch.nn.init.normal_(each, 1.0 if "norm" in name else 0.0, 0.3)
-    return model
 
 
 @pytest.mark.parametrize("name", ["starter", "llama", "qwen3", "biased"])
@@ -79,7 +62,42 @@ def test_batches_hold_every_row_once_within_the_budget(lengths: list[int], budge
         assert len(batch) == 1 or len(batch) * max(lengths[place] for place in batch) <= budget
 
 
-@pytest.mark.parametrize("name", ["starter", "llama", "qwen3"])
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 900))
+def test_batches_without_padding_are_filled(lengths: list[int], budget: int) -> None:
+    found = packed_batches(lengths, budget)
+    assert sorted(place for batch in found for place in batch) == list(range(len(lengths)))
+    sizes = [sum(lengths[place] for place in batch) for batch in found]
+    assert all(len(batch) == 1 or size <= budget for batch, size in zip(found, sizes, strict=True))
+    assert all(size + lengths[after[0]] > budget for size, after in zip(sizes, found[1:], strict=False)), "the next one did not fit"
+
+
+@pytest.mark.parametrize("head", [(), tuple(range(20, 45))])
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_pass_without_padding_is_two_plain_chats(scorers: dict[str, Scorer], name: str, head: tuple[int, ...]) -> None:
+    """A GPU's layout, with torch's own operations."""
+    scorer = scorers[name]
+    encoder = copy(scorer.encoder)
+    pad = encoder.pad_id
+    encoder.template = encoder.template._replace(head=head, wrong=(*encoder.template.wrong, pad))  # a reward that is not read at the end
+    random = np.random.default_rng(2)
+    records = [random.integers(5, 560, length).tolist() for length in (0, 1, 40, 41, 90)]
+    truth = reference_rewards(scorer.model, encoder, records)
+    without = PackedPass(scorer.model, encoder.template, pad, torch.float32, torch.device("cpu"))
+    assert np.abs(without.rewards(records).numpy() - truth).max() <= TOLERANCE
+    assert np.abs(without.rewards(records[:1]).numpy() - truth[:1]).max() <= TOLERANCE
+
+
+def test_our_kernels_do_what_torch_does() -> None:
+    """In Triton's interpreter; tests/gpu runs them as compiled."""
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "tests.kernels_run"], env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert len(found) >= LEAST
+    for name, (difference, greatest) in found.items():
+        assert difference <= greatest * TOLERANCES[name.rpartition(" ")[2]], name
+
+
+@pytest.mark.parametrize("name", KNOWN)
 def test_a_long_head_is_read_once_and_bfloat16_stays_near(scorers: dict[str, Scorer], name: str) -> None:
     scorer = scorers[name]
     encoder = copy(scorer.encoder)
