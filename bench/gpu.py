@@ -3,7 +3,8 @@
 Records of 30, 100, 300 and 1,000 tokens of real text, and twins as they come. Peers read the same model, and every round runs
 each once: (b) two chats a record, padded in batches of like length, in bfloat16 and float32; (a) the same one at a time; (c)
 CrossEncoder, from texts; (d) ONNX Runtime; (e) vLLM and SGLang. `peak_share` is what is reached of the best square bf16 product, in the
-operations that the records need; `between_vs_torch` is what our kernels between the products give. The last line is one JSON object.
+operations that the records need; `vs_padded_pass` is what kernels of our own and no padding give over our pass of CPUs. The last line is
+one JSON object.
 """
 
 import argparse
@@ -17,17 +18,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForSequenceClassification
 
 from bench.constant import WORDS
 from bench.machine import keep
 from bench.scoring import best_matmul, cross_encoder, fastest_padding, operations, padded, seconds_of
 from bench.starters import readable
-from stream.between import Between
+from stream.batching import batches
 from stream.decode import decode_value
 from stream.encode import Encoder
 from stream.live_model import budgets, fastest_budget
-from stream.packed_pass import PackedPass
+from stream.shared_pass import SharedPass
 from stream.records import Content
 from stream.render import render
 from stream.score import Scorer, reference_rewards
@@ -104,7 +106,8 @@ def measured(place: Path, rounds: int, lengths: Sequence[int]) -> dict[str, Any]
     flat = [token for ids in encoder.encode(texts) for token in ids or []]
     model.save_pretrained(place)
     tokenizer.save_pretrained(place)
-    peers, missing = peers_of(place, encoder, tokenizer)
+    peers, missing, rough = peers_of(place, encoder, tokenizer)
+    peers = {"padded_pass": padded_pass(model, encoder), **peers}
     found: dict[str, Any] = {}
     for tokens in lengths:
         found[str(tokens)] = of_length(scorer, peers, records_of(flat, tokens, 4_096), rounds, best)
@@ -116,7 +119,8 @@ def measured(place: Path, rounds: int, lengths: Sequence[int]) -> dict[str, Any]
         "gpu": chip, "torch": torch.__version__, "best_tflops": round(best / 1e12), "published_tflops": PUBLISHED_TFLOPS.get(chip),
         "budget_tokens": scorer.budget_tokens, "pack_seconds": round(packed_seconds, 1), "warm_seconds": round(warm_seconds, 1),
         "head_tokens": head, "tokens_beside_a_record": overhead - head, "lengths": found,
-        **{f"{peer}_reason": why for peer, why in missing.items()}, **differences(scorer, model, records_of(flat, 60, TRUTHS)),
+        **{f"{peer}_reason": why for peer, why in missing.items()}, **differences(scorer, model, rough, records_of(flat, 60, TRUTHS)),
+        "where_time_goes": where_time_goes(scorer, records_of(flat, 300, 200)),
     }  # fmt: skip
 
 
@@ -128,8 +132,22 @@ class Peer(NamedTuple):
     most: int
 
 
-def peers_of(place: Path, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Callable[..., Peer]], dict[str, str]]:
-    """Return what makes each peer that runs here, of records that it is to be tuned on, and why others do not."""
+def padded_pass(model: Any, encoder: Encoder) -> Callable[[Sequence[Sequence[int]]], Peer]:
+    """Return our own pass of CPUs on this GPU: records of like length, padded, in torch's operations."""
+    shared = SharedPass(model, encoder.template, encoder.pad_id, torch.bfloat16, torch.device("cuda"))
+
+    def run(records: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        planned = batches([len(ids) + encoder.template.shared_overhead_tokens for ids in records], PADDED_TOKENS[0])
+        found = [shared.rewards([records[place] for place in places]) for places in planned]
+        return [each.cpu().numpy() for each in found]
+
+    return lambda records: Peer(run, list, max(32, 2 * PADDED_TOKENS[-1] // len(records[0])))
+
+
+def peers_of(
+    place: Path, encoder: Encoder, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, Callable[..., Peer]], dict[str, str], Any]:
+    """Return what makes each peer that runs here of records to be tuned on, why others do not run, and the model in bfloat16."""
 
     def load(dtype: torch.dtype) -> Any:
         return AutoModelForSequenceClassification.from_pretrained(place, dtype=dtype, attn_implementation="sdpa").eval().to("cuda")
@@ -166,23 +184,17 @@ def peers_of(place: Path, encoder: Encoder, tokenizer: PreTrainedTokenizerBase) 
         )
     except ImportError:
         missing["onnx"] = "not installed"
-    return found, missing
+    return found, missing, rough
 
 
 def of_length(scorer: Scorer, peers: dict[str, Callable[..., Peer]], records: list[list[int]], rounds: int, best: float) -> dict[str, Any]:
     """Time the scorer and every peer in turns on records of one length."""
-    pass_of = scorer._pass  # noqa: SLF001 - what runs between the products is not for users to choose
-    assert isinstance(pass_of, PackedPass)
     many = _enough(scorer, records)
     made = {peer: make(records) for peer, make in peers.items()}
     inputs = {peer: each.given(records[: each.most]) for peer, each in made.items()}
-    speed: dict[str, list[float]] = {peer: [] for peer in ("winnow", "torch_between", *made)}
-    kernels = pass_of._between  # noqa: SLF001
+    speed: dict[str, list[float]] = {peer: [] for peer in ("winnow", *made)}
     for _ in range(rounds):
         speed["winnow"].append(len(many) / seconds_of(scorer.rewards, many))
-        pass_of._between = Between()  # noqa: SLF001
-        speed["torch_between"].append(len(many) / seconds_of(scorer.rewards, many))
-        pass_of._between = kernels  # noqa: SLF001
         for peer, each in made.items():
             speed[peer].append(len(inputs[peer]) / seconds_of(each.run, inputs[peer]))
     medians = {peer: float(np.median(taken)) for peer, taken in speed.items()}
@@ -192,7 +204,7 @@ def of_length(scorer: Scorer, peers: dict[str, Callable[..., Peer]], records: li
     return {
         "records_per_second": {peer: round(rate, 1) for peer, rate in medians.items()},
         "tokens_per_second": round(tokens * medians["winnow"]), "reached_tflops": round(reached / 1e12, 1),
-        "peak_share": round(reached / best, 3), "between_vs_torch": round(medians["winnow"] / medians["torch_between"], 2),
+        "peak_share": round(reached / best, 3),
         **{f"vs_{peer}": round(medians["winnow"] / medians[peer], 2) for peer in made},
     }  # fmt: skip
 
@@ -204,16 +216,30 @@ def _enough(scorer: Scorer, records: list[list[int]]) -> list[list[int]]:
     return records * max(1, round(SECONDS_OF_WORK / taken))
 
 
-def differences(scorer: Scorer, model: Any, records: list[list[int]]) -> dict[str, float]:
-    """Return how far P and d are from two plain chats in float32, and how far d spreads over these records."""
-    found = scorer.rewards(records)
+def differences(scorer: Scorer, model: Any, rough: Any, records: list[list[int]]) -> dict[str, float]:
+    """Return how far P is from two plain chats in float32, ours and transformers' in bfloat16, and how far d spreads over these records."""
     truth = reference_rewards(model.to("cuda"), scorer.encoder, records)
-    d, d_truth = (each[:, 0] - each[:, 1] for each in (found, truth))
-    p, p_truth = (1 / (1 + np.exp(-each)) for each in (d, d_truth))
+    every = (truth, scorer.rewards(records), reference_rewards(rough, scorer.encoder, records))
+    d_truth, *_ = d = [each[:, 0] - each[:, 1] for each in every]
+    p_truth, p, p_rough = (1 / (1 + np.exp(-each)) for each in d)
     return {
-        "max_abs_diff_p_bf16": float(np.abs(p - p_truth).max()), "max_abs_diff_d_bf16": float(np.abs(d - d_truth).max()),
+        "max_abs_diff_p_bf16": float(np.abs(p - p_truth).max()), "max_abs_diff_p_transformers_bf16": float(np.abs(p_rough - p_truth).max()),
         "d_spread": float(d_truth.std()), "d_mean": float(d_truth.mean()),
     }  # fmt: skip
+
+
+def where_time_goes(scorer: Scorer, records: list[list[int]]) -> dict[str, float]:
+    """Return the share of a batch's time on the GPU that each kernel of our own takes, matrix products and the rest."""
+    scorer.rewards(records)
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        scorer.rewards(records)
+        torch.cuda.synchronize()
+    taken = {"products": 0.0, "_attention": 0.0, "_turn": 0.0, "_gated": 0.0, "_add_normed": 0.0, "rest": 0.0}
+    for each in seen.key_averages():
+        name = next((ours for ours in taken if each.key.startswith(ours)), None)
+        is_product = any(mark in each.key for mark in ("nvjet", "gemm", "cutlass"))
+        taken[name or ("products" if is_product else "rest")] += each.self_device_time_total
+    return {name.strip("_"): round(each / sum(taken.values()), 3) for name, each in taken.items()}
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 """What a pass does between its matrix products, in kernels of our own: each number is read and written once.
 
 Triton compiles them for the GPU that is there, in about a second each, and keeps them on disk. On a CPU they run in Triton's
-interpreter, for the tests. Rows are tokens; every program does one.
+interpreter, for the tests.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from stream.between import Between, Turn
+from stream.between import QUERIES, Between, Heads
 
-_ONE_WARP, _GATED_AT_ONCE = 512, 1_024
+AT_ONCE = 1_024  # numbers that one program reads
+KEYS = 64  # keys that attention looks at in one step
+_LEAST_WIDTH = 16  # of a matrix product in Triton
+_LOG2_E = 1.4426950408889634
 
 
 @triton.jit
@@ -28,29 +31,28 @@ def _add_normed(x, more, out, width, eps, HAS_MORE: tl.constexpr, BLOCK: tl.cons
 
 
 @triton.jit
-def _turned(
-    x, source, places, rotation, gain, out, row_width, eps, heads,
-    HALF: tl.constexpr, HAS_SOURCE: tl.constexpr, HAS_GAIN: tl.constexpr, HEADS: tl.constexpr, HALVES: tl.constexpr,
+def _turn(
+    x, places, rotation, gain, tokens, columns, heads, width, eps,
+    HAS_GAIN: tl.constexpr, ROWS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    target = tl.program_id(0).to(tl.int64)
-    row = target
-    if HAS_SOURCE:
-        row = tl.load(source + target).to(tl.int64)
-    place = tl.load(places + row).to(tl.int64)
-    head, pair = tl.arange(0, HEADS)[:, None], tl.arange(0, HALVES)[None, :]
-    inside = (head < heads) & (pair < HALF)
-    at = head * (2 * HALF) + 2 * pair
-    even = tl.load(x + row * row_width + at, mask=inside, other=0.0).to(tl.float32)
-    odd = tl.load(x + row * row_width + at + 1, mask=inside, other=0.0).to(tl.float32)
+    # a row is one head of one token
+    row = tl.arange(0, ROWS * HEADS)
+    token = tl.program_id(0).to(tl.int64) * ROWS + row // HEADS
+    head = row % HEADS
+    is_row = (token < tokens) & (head < heads)
+    at = tl.arange(0, WIDTH)
+    inside = is_row[:, None] & (at < width)[None, :]
+    where = x + token[:, None] * columns + head[:, None] * width + at[None, :]
+    found = tl.load(where, mask=inside, other=0.0).to(tl.float32)
     if HAS_GAIN:
-        scale = tl.rsqrt((tl.sum(even * even, axis=1) + tl.sum(odd * odd, axis=1)) / (2 * HALF) + eps)[:, None]
-        even *= scale * tl.load(gain + at, mask=inside, other=0.0)
-        odd *= scale * tl.load(gain + at + 1, mask=inside, other=0.0)
-    turn = rotation + place * (2 * HALF) + 2 * pair
-    cos, sin = tl.load(turn, mask=pair < HALF, other=0.0), tl.load(turn + 1, mask=pair < HALF, other=0.0)
-    to = out + target * heads * (2 * HALF) + at
-    tl.store(to, (even * cos - odd * sin).to(out.dtype.element_ty), mask=inside)
-    tl.store(to + 1, (even * sin + odd * cos).to(out.dtype.element_ty), mask=inside)
+        scale = tl.rsqrt(tl.sum(found * found, axis=1) / width + eps)
+        found = found * scale[:, None] * tl.load(gain + head[:, None] * width + at[None, :], mask=inside, other=0.0)
+    place = tl.load(places + token, mask=is_row, other=0).to(tl.int64)
+    turn = tl.load(rotation + place[:, None] * width + at[None, :], mask=inside, other=0.0)
+    even, odd = tl.split(tl.reshape(found, (ROWS * HEADS, WIDTH // 2, 2)))
+    cos, sin = tl.split(tl.reshape(turn, (ROWS * HEADS, WIDTH // 2, 2)))
+    turned = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (ROWS * HEADS, WIDTH))
+    tl.store(where, turned.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -63,8 +65,52 @@ def _gated(x, out, width, BLOCK: tl.constexpr):
     tl.store(out + row * width + at, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _attention(
+    x, blocks, out, count, columns, queries, keys, width, log2_e,
+    QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    query_head, block = tl.program_id(0) % queries, tl.program_id(0) // queries  # heads of one block side by side: they share keys
+    first, start, size = tl.load(blocks + block), tl.load(blocks + count + block), tl.load(blocks + 2 * count + block)
+    second, answer, head = tl.load(blocks + 3 * count + block), tl.load(blocks + 4 * count + block), tl.load(blocks + 5 * count + block)
+    mine = first + tl.arange(0, QUERIES)
+    at = tl.arange(0, WIDTH)
+    is_mine, is_at = mine < size, at < width
+    rows = (start + mine).to(tl.int64)
+    query = tl.load(x + rows[:, None] * columns + query_head * width + at[None, :], mask=is_mine[:, None] & is_at[None, :], other=0.0)
+    key_head = query_head // (queries // keys)
+    key_column, value_column = (queries + key_head) * width, (queries + keys + key_head) * width
+    greatest = tl.full((QUERIES,), -1e30, tl.float32)
+    total = tl.zeros((QUERIES,), tl.float32)
+    found = tl.zeros((QUERIES, WIDTH), tl.float32)
+    seen = head + tl.minimum(first + QUERIES, size)
+    for begin in range(0, seen, KEYS):
+        key_at = begin + tl.arange(0, KEYS)
+        its = key_at - head  # place among the part's tokens; below 0 in the head
+        token = tl.where(its < 0, key_at, start + its).to(tl.int64)
+        is_key = key_at < seen
+        mask = is_key[:, None] & is_at[None, :]
+        key = tl.load(x + token[:, None] * columns + key_column + at[None, :], mask=mask, other=0.0)
+        sees = is_key[None, :] & (its[None, :] <= mine[:, None])
+        sees &= (mine[:, None] < second) | (its[None, :] < second - answer) | (its[None, :] >= second)
+        scores = tl.where(sees, tl.dot(query, tl.trans(key), input_precision="ieee") * log2_e, -1e30)
+        higher = tl.maximum(greatest, tl.max(scores, axis=1))
+        weights = tl.where(sees, tl.exp2(scores - higher[:, None]), 0.0)
+        shrunk = tl.exp2(greatest - higher)
+        total = total * shrunk + tl.sum(weights, axis=1)
+        value = tl.load(x + token[:, None] * columns + value_column + at[None, :], mask=mask, other=0.0)
+        found = tl.dot(weights.to(x.dtype.element_ty), value, found * shrunk[:, None], input_precision="ieee")
+        greatest = higher
+    found = found / tl.maximum(total, 1e-30)[:, None]
+    tl.store(
+        out + rows[:, None] * (queries * width) + query_head * width + at[None, :],
+        found.to(out.dtype.element_ty),
+        mask=is_mine[:, None] & is_at[None, :],
+    )
+
+
 class CompiledBetween(Between):
-    """Kernels of our own; attention as torch has it."""
+    """The same in kernels of our own."""
 
     def add_normed(self, x_TH: torch.Tensor, more_TH: torch.Tensor | None, eps: float, dtype: torch.dtype) -> torch.Tensor:
         """As Between says."""
@@ -74,24 +120,33 @@ class CompiledBetween(Between):
         _add_normed[(tokens,)](x_TH, more, out, width, eps, HAS_MORE=more_TH is not None, BLOCK=triton.next_power_of_2(width))
         return out
 
-    def turned(self, x_TC: torch.Tensor, gain_N1D: torch.Tensor | None, source_S: torch.Tensor | None, turn: Turn) -> torch.Tensor:
+    def turn(
+        self, x_TC: torch.Tensor, gain_N1D: torch.Tensor | None, places_T: torch.Tensor, rotation_PD: torch.Tensor, heads: Heads
+    ) -> None:
         """As Between says."""
-        rows, heads = len(x_TC if source_S is None else source_S), x_TC.shape[1] // turn.width
-        out = torch.empty(rows, heads, turn.width, dtype=x_TC.dtype, device=x_TC.device)
-        source, gain = (turn.places_T if source_S is None else source_S), (turn.rotation_PD if gain_N1D is None else gain_N1D)
-        _turned[(rows,)](
-            x_TC, source, turn.places_T, turn.rotation_PD, gain, out, x_TC.stride(0), turn.eps, heads,
-            HALF=turn.width // 2, HAS_SOURCE=source_S is not None, HAS_GAIN=gain_N1D is not None,
-            HEADS=triton.next_power_of_2(heads), HALVES=triton.next_power_of_2(turn.width // 2),
-            num_warps=1 if heads * turn.width <= _ONE_WARP else 4,
+        tokens, turned = len(x_TC), heads.queries + heads.keys
+        count, width = triton.next_power_of_2(turned), triton.next_power_of_2(heads.width)
+        rows = max(1, AT_ONCE // (count * width))
+        _turn[(triton.cdiv(tokens, rows),)](
+            x_TC, places_T, rotation_PD, rotation_PD if gain_N1D is None else gain_N1D, tokens, x_TC.stride(0), turned, heads.width,
+            heads.eps, HAS_GAIN=gain_N1D is not None, ROWS=rows, HEADS=count, WIDTH=width,
         )  # fmt: skip
-        return out
 
     def gated(self, x_T2I: torch.Tensor) -> torch.Tensor:
         """As Between says."""
         tokens, both = x_T2I.shape
         width = both // 2
         out = torch.empty(tokens, width, dtype=x_T2I.dtype, device=x_T2I.device)
-        block = min(_GATED_AT_ONCE, triton.next_power_of_2(width))
+        block = min(AT_ONCE, triton.next_power_of_2(width))
         _gated[(tokens, triton.cdiv(width, block))](x_T2I, out, width, BLOCK=block)
+        return out
+
+    def attention(self, x_TC: torch.Tensor, blocks: torch.Tensor, heads: Heads) -> torch.Tensor:
+        """As Between says."""
+        out = torch.empty(len(x_TC), heads.queries * heads.width, dtype=x_TC.dtype, device=x_TC.device)
+        count = blocks.shape[1]
+        _attention[(heads.queries * count,)](
+            x_TC, blocks, out, count, x_TC.stride(0), heads.queries, heads.keys, heads.width, _LOG2_E,
+            QUERIES=QUERIES, KEYS=KEYS, WIDTH=max(_LEAST_WIDTH, triton.next_power_of_2(heads.width)), num_warps=4, num_stages=3,
+        )  # fmt: skip
         return out

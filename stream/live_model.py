@@ -27,6 +27,7 @@ from stream.evidence import Evidence, load_evidence
 from stream.records import Content, Rewards
 from stream.render import Rendered, Rendering, render
 from stream.score import Scorer
+from stream.tokenise import Ids
 
 _WARM_UP_RECORDS = 32
 _BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (8_192, 16_384, 32_768, 65_536, 131_072)}  # tokens
@@ -216,9 +217,10 @@ def fastest_budget(scorer: Scorer, most_tokens: int | None) -> tuple[int, float]
     On a GPU, none is tried above the first that does not fit its memory. Raises torch.OutOfMemoryError when none fits.
     """
     found: list[tuple[float, int]] = []
-    for budget in budgets(scorer.device, most_tokens):
+    tried = budgets(scorer.device, most_tokens)
+    for budget in tried:
         scorer.budget_tokens = budget
-        rows = _usual_rows(scorer, budget)
+        rows = _usual_rows(scorer, budget if scorer.device.type == "cpu" else tried[-1])  # a GPU works on some while others are prepared
         try:
             taken = _least_seconds(scorer, rows)
         except torch.OutOfMemoryError:
@@ -232,7 +234,7 @@ def fastest_budget(scorer: Scorer, most_tokens: int | None) -> tuple[int, float]
     return budget, seconds
 
 
-def _least_seconds(scorer: Scorer, rows: list[list[int]]) -> float:
+def _least_seconds(scorer: Scorer, rows: list[Ids]) -> float:
     """Return the least that scoring took in a few tries; one that takes long is not repeated."""
     least = math.inf
     for _ in range(_TRIES):
@@ -245,7 +247,7 @@ def _least_seconds(scorer: Scorer, rows: list[list[int]]) -> float:
     return least
 
 
-def fastest_threads(scorer: Scorer, seconds_of: Callable[[Scorer, list[list[int]]], float] = _least_seconds) -> int:
+def fastest_threads(scorer: Scorer, seconds_of: Callable[[Scorer, list[Ids]], float] = _least_seconds) -> int:
     """Return how many threads score a usual batch fastest, the fewest where more give little: the rest of the gate needs cores too."""
     most = torch.get_num_threads()
     rows = _usual_rows(scorer, scorer.budget_tokens)
@@ -262,10 +264,12 @@ def fastest_threads(scorer: Scorer, seconds_of: Callable[[Scorer, list[list[int]
     return min(threads for threads, seconds in found if seconds <= _WORTH * least)
 
 
-def _usual_rows(scorer: Scorer, tokens: int) -> list[list[int]]:
+def _usual_rows(scorer: Scorer, tokens: int) -> list[Ids]:
     """Return records of a usual length that fill a batch of so many tokens."""
     usual = min(_USUAL_TOKENS, scorer.encoder.max_record_tokens)
-    return [[_plain_token(scorer)] * usual] * max(1, tokens // (usual + scorer.encoder.template.shared_overhead_tokens))
+    return [np.full(usual, _plain_token(scorer), dtype=np.int32)] * max(
+        1, tokens // (usual + scorer.encoder.template.shared_overhead_tokens)
+    )
 
 
 def _holds(version: Version, scorer: Scorer, most_d: float = _MOST_D) -> bool:

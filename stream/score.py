@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from foundation.errors import ModelRefused
 from stream.batching import batches, packed_batches
 from stream.encode import Encoder, Template, last_read
-from stream.packed_pass import PackedPass, is_for
+from stream.packed_pass import PackedPass, kernels_for
 from stream.shared_pass import SharedPass
 from stream.tokenise import Ids
 from stream.trunk import UnknownShape
@@ -146,9 +146,9 @@ class Scorer:
         self.device = device or model.device
         self._spent = Spent()
         self.precision = precision or model.dtype
-        run = PackedPass if is_for(self.device, self.precision) else SharedPass
+        kernels, made_of = kernels_for(self.device, self.precision), (model, encoder.template, encoder.pad_id, self.precision, self.device)
         try:
-            self._pass: SharedPass | PackedPass | None = run(model, encoder.template, encoder.pad_id, self.precision, self.device)
+            self._pass: SharedPass | PackedPass | None = SharedPass(*made_of) if kernels is None else PackedPass(*made_of, between=kernels)
         except UnknownShape as unknown:
             self._pass = None
             if self.device.type == "cpu":

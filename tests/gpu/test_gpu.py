@@ -56,8 +56,7 @@ def test_a_pass_without_padding_is_two_plain_chats(
     records = _records(0)
     truth = reference_rewards(models[name], encoder, records)
     rough = Scorer(models[name], encoder, 700, torch.bfloat16, GPU)
-    assert isinstance(rough._pass, PackedPass)
-    assert isinstance(rough._pass._between, CompiledBetween)
+    assert isinstance(rough._pass, PackedPass) and isinstance(rough._pass._between, CompiledBetween)
     assert np.abs(_p(rough.rewards(records)) - _p(truth)).max() <= 5e-3
     assert np.abs(Scorer(models[name], encoder, 700, torch.float32, GPU).rewards(records) - truth).max() <= 1e-5
 

@@ -21,6 +21,7 @@ from transformers import (
 
 from foundation.errors import ModelRefused
 from stream.batching import batches, packed_batches
+from stream.between import Between
 from stream.encode import Encoder
 from stream.packed_pass import PackedPass
 from stream.score import Scorer, reference_rewards
@@ -82,7 +83,7 @@ def test_a_pass_without_padding_is_two_plain_chats(scorers: dict[str, Scorer], n
     random = np.random.default_rng(2)
     records = [random.integers(5, 560, length).tolist() for length in (0, 1, 40, 41, 90)]
     truth = reference_rewards(scorer.model, encoder, records)
-    without = PackedPass(scorer.model, encoder.template, pad, torch.float32, torch.device("cpu"))
+    without = PackedPass(scorer.model, encoder.template, pad, torch.float32, torch.device("cpu"), Between())
     assert np.abs(without.rewards(records).numpy() - truth).max() <= TOLERANCE
     assert np.abs(without.rewards(records[:1]).numpy() - truth[:1]).max() <= TOLERANCE
 
