@@ -29,10 +29,11 @@ from stream.batching import batches
 from stream.decode import decode_value
 from stream.encode import Encoder
 from stream.live_model import budgets, fastest_budget
-from stream.shared_pass import SharedPass
 from stream.records import Content
 from stream.render import render
 from stream.score import Scorer, reference_rewards
+from stream.shared_pass import SharedPass
+from stream.tokenise import Ids
 from trainer.starter import Shape, train_tokenizer
 
 LENGTHS = (30, 100, 300, 1_000)
@@ -189,7 +190,7 @@ def peers_of(
 
 def of_length(scorer: Scorer, peers: dict[str, Callable[..., Peer]], records: list[list[int]], rounds: int, best: float) -> dict[str, Any]:
     """Time the scorer and every peer in turns on records of one length."""
-    many = _enough(scorer, records)
+    many = _enough(scorer, [np.array(ids, dtype=np.int32) for ids in records])
     made = {peer: make(records) for peer, make in peers.items()}
     inputs = {peer: each.given(records[: each.most]) for peer, each in made.items()}
     speed: dict[str, list[float]] = {peer: [] for peer in ("winnow", *made)}
@@ -209,8 +210,8 @@ def of_length(scorer: Scorer, peers: dict[str, Callable[..., Peer]], records: li
     }  # fmt: skip
 
 
-def _enough(scorer: Scorer, records: list[list[int]]) -> list[list[int]]:
-    """Return records for a second or two of work."""
+def _enough(scorer: Scorer, records: list[Ids]) -> list[Ids]:
+    """Return records, as the gate has them, for a second or two of work."""
     scorer.rewards(records)
     taken = seconds_of(scorer.rewards, records)
     return records * max(1, round(SECONDS_OF_WORK / taken))

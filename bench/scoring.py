@@ -29,6 +29,7 @@ from stream.live_model import fastest_budget, has_bfloat16_products
 from stream.records import Content
 from stream.render import text_of
 from stream.score import Scorer, reference_rewards
+from stream.tokenise import Ids
 from trainer.config import TrainSettings
 
 PADDED_TOKENS = (2_048, 4_096, 8_192)
@@ -152,7 +153,7 @@ def best_matmul(dtype: torch.dtype, device: str = "cpu") -> float:
     return best
 
 
-def operations(records: Sequence[Sequence[int]], encoder: Encoder, config: Any) -> float:
+def operations(records: Sequence[Sequence[int] | Ids], encoder: Encoder, config: Any) -> float:
     """Return the operations that both rewards of these records need at least: no padding, no head, the last layer where it is read."""
     hidden, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     key_value = 2 * hidden * config.num_key_value_heads / config.num_attention_heads

@@ -167,7 +167,7 @@ class GateSettings(Table):
     batch_seconds: Annotated[float, Field(gt=0, le=60)] = 1.0
     """How long judging one poll should take; sets how many records are polled at once."""
     batch_tokens: Annotated[int, Field(ge=64)] | None = None
-    """Most tokens in one forward pass, padding included; unset means 8,192 on a CPU and 131,072 on a GPU. What is fastest up to it is
+    """Most tokens in one forward pass, padding included; unset means 8,192 on a CPU and 65,536 on a GPU. What is fastest up to it is
     measured at start, and halved by itself when memory runs out."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products run in: `auto` is bfloat16 on a GPU, on a CPU what is faster there and keeps the fingerprint."""

@@ -91,7 +91,8 @@ def test_a_pass_without_padding_is_two_plain_chats(scorers: dict[str, Scorer], n
 def test_our_kernels_do_what_torch_does() -> None:
     """In Triton's interpreter; tests/gpu runs them as compiled."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "tests.kernels_run"], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "tests.kernels_run"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert len(found) >= LEAST
     for name, (difference, greatest) in found.items():
