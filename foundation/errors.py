@@ -3,6 +3,7 @@
 WinnowError                       1  a bug, unless a leaf says otherwise
 ├── SettingInvalid                2  a setting, an argument or a rules file cannot be used
 ├── KafkaRefused                  3  Kafka said no
+│   ├── KafkaAway                 3  it does not answer at present
 │   ├── BrokerUnreachable         3
 │   ├── TopicMissing              3
 │   ├── TopicNotWritable          3
@@ -35,6 +36,10 @@ class KafkaRefused(WinnowError):
     """Kafka refused or cannot do what was asked."""
 
     exit_code = 3
+
+
+class KafkaAway(KafkaRefused):
+    """Kafka does not answer at present; the same call may succeed later."""
 
 
 class BrokerUnreachable(KafkaRefused):

@@ -24,6 +24,24 @@ EXTRA_BYTES = 65_536
 _RECORD_SECONDS = 2.0
 _PROBE_SECONDS = 3.0
 _REFUSED = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)  # noqa: SLF001
+# what a client says while no broker, or not the one that is in charge, answers
+_AWAY = frozenset(
+    {
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._TIMED_OUT_QUEUE,  # noqa: SLF001
+        KafkaError._TRANSPORT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+        KafkaError._WAIT_COORD,  # noqa: SLF001
+        KafkaError._RESOLVE,  # noqa: SLF001
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+    }
+)
 Administrator = AdminClient
 NO_LIMIT = "9223372036854775807"
 DEFAULT_PARTITIONS = 4
@@ -45,6 +63,11 @@ def base_config(settings: KafkaSettings) -> dict[str, Any]:
         **settings.extra,
         **read_named("kafka.secrets", settings.secrets),
     }
+
+
+def is_away(error: KafkaError) -> bool:
+    """Return whether an error says that Kafka does not answer at present, rather than that it refuses."""
+    return error.code() in _AWAY
 
 
 def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topic: str) -> Cluster:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from foundation.errors import TopicNotWritable, WinnowError
+from foundation.errors import KafkaAway, TopicNotWritable, WinnowError
 from stream.config import GateSettings
 from stream.device import gpu_of
 from stream.follow import Follower, Service
@@ -37,6 +37,7 @@ _SERVE_EVERY_SECONDS = 1.0
 _IDLE_CHECK_SECONDS = 0.5
 _LAG_EVERY_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 10.0
+_AWAY_PAUSE_SECONDS = 1.0
 _TRIES_AFTER_STOP = 3
 _MIN_POLL_RECORDS = 16
 
@@ -313,7 +314,22 @@ class Gate:
         for batch in self._in_flight:
             self._metrics.dropped.inc(len(batch.records))
         self._in_flight.clear()
-        self._source.rewind()
+        self._rewind()
+
+    def _rewind(self) -> None:
+        """Read again from the committed offsets, once whatever was open has ended and Kafka says which they are."""
+        while True:
+            try:
+                self._sink.renew()
+                self._source.rewind()
+            except KafkaAway as away:
+                if self._stop.is_set():
+                    raise
+                self._health.ready = False
+                log.warning("where to read again is not known yet, asking again", extra={"detail": str(away)})
+                self._wait(_AWAY_PAUSE_SECONDS)
+            else:
+                return
 
     def _commit_passed_ends(self) -> None:
         ends = self._source.passed_ends()
@@ -323,7 +339,7 @@ class Gate:
             self._sink.commit([], ends, self._source.group_metadata)
         except (TransactionAborted, StartOver) as error:
             log.warning("could not commit past control records", extra={"detail": str(error)})
-            self._source.rewind()
+            self._rewind()
 
     def _wait(self, seconds: float) -> None:
         """Pause without leaving the group."""

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from foundation.errors import KafkaRefused
-from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, record_of
+from foundation.errors import KafkaAway, KafkaRefused
+from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, is_away, record_of
 from stream.config import KafkaSettings
 from stream.records import Record
 
@@ -127,7 +127,7 @@ class Source:
     def rewind(self) -> None:
         """Read every owned partition again from its committed offset, as a new tenure.
 
-        Where nothing was ever committed that is the first record this gate polled. Raises KafkaRefused.
+        Where nothing was ever committed that is the first record this gate polled. Raises KafkaAway, KafkaRefused.
         """
         places = [TopicPartition(topic, partition) for topic, partition in self._tenure]
         if not places:
@@ -234,4 +234,5 @@ class Source:
         try:
             yield
         except KafkaException as error:
-            raise KafkaRefused(f"the consumer of {self._topic} in group {self._group} failed: {error.args[0].str()}") from error
+            kind = KafkaAway if is_away(error.args[0]) else KafkaRefused
+            raise kind(f"the consumer of {self._topic} in group {self._group} failed: {error.args[0].str()}") from error

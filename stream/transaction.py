@@ -8,17 +8,20 @@ import fcntl
 import hashlib
 import logging
 import os
+import queue
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from foundation.errors import GateFenced, KafkaRefused, SettingInvalid
-from stream.cluster import CALL_TIMEOUT_SECONDS, base_config
+from foundation.errors import GateFenced, KafkaAway, KafkaRefused, SettingInvalid
+from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, is_away
 from stream.config import KafkaSettings
 from stream.kafka import Place
 from stream.route import Outgoing
@@ -27,6 +30,7 @@ log = logging.getLogger("winnow.kafka")
 
 TRANSACTIONAL_PREFIX = "winnow-"
 _FLUSH_SECONDS = 0.5
+_OFFSETS_SECONDS = 20.0  # how long sending offsets may take: twice the time that it is given
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
 _RECORD_REFUSED = frozenset(
@@ -105,7 +109,7 @@ def may_transact(settings: KafkaSettings, transactional_id: str) -> bool:
 
 
 def _started(settings: KafkaSettings, transactional_id: str, more: dict[str, Any]) -> Producer:
-    """Return a producer that has fenced its predecessor. Raises SettingInvalid, KafkaRefused."""
+    """Return a producer that has fenced its predecessor. Raises SettingInvalid, KafkaAway, KafkaRefused."""
     try:
         producer = Producer({**base_config(settings), "transactional.id": transactional_id, **more}, logger=log)
     except KafkaException as error:
@@ -113,8 +117,53 @@ def _started(settings: KafkaSettings, transactional_id: str, more: dict[str, Any
     try:
         producer.init_transactions(settings.connect_timeout_seconds)
     except KafkaException as error:
-        raise KafkaRefused(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
+        kind = KafkaAway if is_away(error.args[0]) else KafkaRefused
+        raise kind(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
     return producer
+
+
+class NotBack(Exception):  # noqa: N818
+    """A call has not come back within its time, and may never."""
+
+
+class Caller:
+    """A thread that makes one call after another, so that one which never comes back can be left behind.
+
+    librdkafka's `send_offsets_to_transaction` has no end of its own, whatever time-out it is given: when the group's coordinator was
+    away for a moment, it may wait for ever (confluentinc/librdkafka#5456, #5511; seen here on a broker that was restarted).
+    """
+
+    def __init__(self) -> None:
+        """Start the thread; it does not keep its process alive."""
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="offsets", daemon=True).start()
+
+    def call(self, what: Callable[[], None], seconds: float) -> None:
+        """Make a call and wait for it; raises what it raises, or NotBack. Then there is no use for this caller any more."""
+        done: Future[None] = Future()
+        self._calls.put((what, done))
+        try:
+            done.result(seconds)
+        except TimeoutError as error:
+            if done.done():
+                raise  # the call's own
+            self.end()
+            raise NotBack from error
+
+    def end(self) -> None:
+        """Let the thread end, once the call that it is in comes back."""
+        self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            what, done = call
+            try:
+                what()
+            except BaseException as error:  # noqa: BLE001 - it is raised where the call is waited for
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+            del what, done, call  # a thread that waits holds no producer
 
 
 class Sink:
@@ -126,6 +175,8 @@ class Sink:
         self._id = transactional_id
         self._refused: list[tuple[str | None, KafkaError]] = []
         self._is_dead = False
+        self._is_abandoned = False
+        self._caller = Caller()
         self._producer = self._new_producer()
 
     def commit(
@@ -136,6 +187,10 @@ class Sink:
         `step` hears where it is, for faults injected by tests. Raises RecordRefused, TransactionAborted, StartOver,
         GateFenced (a twin has our id), KafkaRefused (fatal). The transaction is closed in every case.
         """
+        try:
+            self.renew()
+        except KafkaAway as away:
+            raise TransactionAborted(str(away)) from away
         begun = time.monotonic()
         self._refused.clear()
         try:
@@ -154,9 +209,7 @@ class Sink:
             # 4. the offsets, vouched for by the membership of the last poll
             step("before-offsets")
             if offsets:
-                self._producer.send_offsets_to_transaction(
-                    [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()], metadata
-                )
+                self._send_offsets(offsets, metadata)
             step("after-offsets")
             # 5. commit; a time-out is asked again, because only Kafka knows
             self._commit(step)
@@ -167,9 +220,29 @@ class Sink:
                 self._give_up(error.__cause__.args[0], begun)
             self._give_up(self._cause_of_death(), begun)
 
+    def renew(self) -> None:
+        """Take a new producer where the last one is of no use any more, which ends its transaction. Raises KafkaAway, KafkaRefused.
+
+        What is committed is certain only then: whoever starts over asks for this first.
+        """
+        if self._is_abandoned:
+            self._producer = self._new_producer()
+            self._is_abandoned = False
+
     def close(self) -> None:
         """Let go of the producer, which ends its threads; nothing is open between two transactions. Twice is once."""
+        self._caller.end()
         self.__dict__.pop("_producer", None)
+
+    def _send_offsets(self, offsets: dict[Place, int], metadata: object) -> None:
+        """Send offsets; a call that does not come back is left behind with its producer, whose transaction the next one aborts."""
+        producer, places = self._producer, [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        try:
+            self._caller.call(lambda: producer.send_offsets_to_transaction(places, metadata, CALL_TIMEOUT_SECONDS), _OFFSETS_SECONDS)
+        except NotBack:
+            log.error("offsets were not sent in time: producer renewed", extra={"seconds": _OFFSETS_SECONDS})
+            self._caller, self._is_abandoned = Caller(), True
+            raise TransactionAborted(f"sending offsets has not come back within {_OFFSETS_SECONDS:.0f} s") from None
 
     def _flush(self) -> None:
         """Wait until every message is delivered or refused; a producer that has been fenced would wait for ever."""
@@ -196,6 +269,7 @@ class Sink:
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
+                log.warning("the commit has no answer yet", extra={"code": error.args[0].name(), "detail": error.args[0].str()})
             else:
                 return
 
@@ -233,7 +307,7 @@ class Sink:
         if time.monotonic() - begun < self._settings.transaction_timeout_seconds and error.code() in _FENCED:
             raise GateFenced(f"another gate uses the transactional id {self._id} and fenced this one; give each gate its own gate.instance")
         log.error("producer renewed", extra={"code": error.name(), "detail": error.str()})
-        self._producer = self._new_producer()
+        self._is_abandoned = True
         raise StartOver(error.str())
 
     def _new_producer(self) -> Producer:
