@@ -23,6 +23,8 @@ from trainer.config import TrainSettings
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.pairs import Pair, as_columns
 
+# transformers renamed it; where there are both, the old name warns
+_CHECKPOINTING = next(name for name in ("activation_checkpointing", "gradient_checkpointing") if name in RewardConfig.__dataclass_fields__)
 SMALL_PARAMETERS = 20_000_000
 
 
@@ -84,7 +86,7 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=learning_rate_for(settings, base.model),
         max_length=None,
-        activation_checkpointing=settings.gradient_checkpointing,  # the old name warns
+        **{_CHECKPOINTING: settings.gradient_checkpointing},
         center_rewards_coefficient=settings.center_rewards or None,
         eval_strategy="steps" if settings.eval_steps and held_out else "no",
         eval_steps=settings.eval_steps or None,
