@@ -15,6 +15,7 @@ AT_ONCE = 1_024  # numbers that one program reads
 KEYS = 32  # keys that attention looks at in one step: 64 take a quarter longer on an H200
 _LEAST_WIDTH = 16  # of a matrix product in Triton
 _LOG2_E = 1.4426950408889634
+_UNSEEN = tl.constexpr(-1e30)  # a score that weighs nothing
 
 
 @triton.jit
@@ -66,6 +67,34 @@ def _gated(x, out, width, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def _looked(
+    query, greatest, total, found, begin, end, x, start, head, mine, second, answer, columns, key_column, value_column, width, log2_e,
+    FOR_ALL: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Let a block's queries look at the keys from begin to end; FOR_ALL: each sees all of them."""
+    at = tl.arange(0, WIDTH)
+    for first in range(begin, end, KEYS):
+        key_at = first + tl.arange(0, KEYS)
+        its = key_at - head  # place among the part's tokens; below 0 in the head
+        rows = tl.where(its < 0, key_at, start + its).to(tl.int64)[:, None] * columns + at[None, :]
+        is_key = key_at < end
+        mask = is_key[:, None] & (at < width)[None, :]
+        scores = tl.dot(query, tl.trans(tl.load(x + rows + key_column, mask=mask, other=0.0)), input_precision="ieee")
+        if not FOR_ALL:
+            sees = is_key[None, :] & (its[None, :] <= mine[:, None])
+            sees &= (mine[:, None] < second) | (its[None, :] < second - answer) | (its[None, :] >= second)
+            scores = tl.where(sees, scores, _UNSEEN)
+        higher = tl.maximum(greatest, tl.max(scores, axis=1))
+        weights = tl.exp2((scores - higher[:, None]) * log2_e)
+        shrunk = tl.exp2((greatest - higher) * log2_e)
+        total = total * shrunk + tl.sum(weights, axis=1)
+        value = tl.load(x + rows + value_column, mask=mask, other=0.0)
+        found = tl.dot(weights.to(x.dtype.element_ty), value, found * shrunk[:, None], input_precision="ieee")
+        greatest = higher
+    return greatest, total, found
+
+
+@triton.jit
 def _attention(
     x, blocks, out, count, columns, queries, keys, width, log2_e,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
@@ -75,38 +104,25 @@ def _attention(
     second, answer, head = tl.load(blocks + 3 * count + block), tl.load(blocks + 4 * count + block), tl.load(blocks + 5 * count + block)
     mine = first + tl.arange(0, QUERIES)
     at = tl.arange(0, WIDTH)
-    is_mine, is_at = mine < size, at < width
-    rows = (start + mine).to(tl.int64)
-    query = tl.load(x + rows[:, None] * columns + query_head * width + at[None, :], mask=is_mine[:, None] & is_at[None, :], other=0.0)
-    key_head = query_head // (queries // keys)
-    key_column, value_column = (queries + key_head) * width, (queries + keys + key_head) * width
-    greatest = tl.full((QUERIES,), -1e30, tl.float32)
+    mask = (mine < size)[:, None] & (at < width)[None, :]
+    rows = (start + mine).to(tl.int64)[:, None]
+    query = tl.load(x + rows * columns + query_head * width + at[None, :], mask=mask, other=0.0)
+    key_column = (queries + query_head // (queries // keys)) * width
+    value_column = key_column + keys * width
+    greatest = tl.full((QUERIES,), _UNSEEN, tl.float32)
     total = tl.zeros((QUERIES,), tl.float32)
     found = tl.zeros((QUERIES, WIDTH), tl.float32)
-    seen = head + tl.minimum(first + QUERIES, size)
-    for begin in range(0, seen, KEYS):
-        key_at = begin + tl.arange(0, KEYS)
-        its = key_at - head  # place among the part's tokens; below 0 in the head
-        token = tl.where(its < 0, key_at, start + its).to(tl.int64)
-        is_key = key_at < seen
-        mask = is_key[:, None] & is_at[None, :]
-        key = tl.load(x + token[:, None] * columns + key_column + at[None, :], mask=mask, other=0.0)
-        sees = is_key[None, :] & (its[None, :] <= mine[:, None])
-        sees &= (mine[:, None] < second) | (its[None, :] < second - answer) | (its[None, :] >= second)
-        scores = tl.where(sees, tl.dot(query, tl.trans(key), input_precision="ieee") * log2_e, -1e30)
-        higher = tl.maximum(greatest, tl.max(scores, axis=1))
-        weights = tl.where(sees, tl.exp2(scores - higher[:, None]), 0.0)
-        shrunk = tl.exp2(greatest - higher)
-        total = total * shrunk + tl.sum(weights, axis=1)
-        value = tl.load(x + token[:, None] * columns + value_column + at[None, :], mask=mask, other=0.0)
-        found = tl.dot(weights.to(x.dtype.element_ty), value, found * shrunk[:, None], input_precision="ieee")
-        greatest = higher
-    found = found / tl.maximum(total, 1e-30)[:, None]
-    tl.store(
-        out + rows[:, None] * (queries * width) + query_head * width + at[None, :],
-        found.to(out.dtype.element_ty),
-        mask=is_mine[:, None] & is_at[None, :],
-    )
+    for_all = (head + tl.minimum(first, second - answer)) // KEYS * KEYS
+    greatest, total, found = _looked(
+        query, greatest, total, found, 0, for_all, x, start, head, mine, second, answer, columns, key_column, value_column, width, log2_e,
+        FOR_ALL=True, KEYS=KEYS, WIDTH=WIDTH,
+    )  # fmt: skip
+    greatest, total, found = _looked(
+        query, greatest, total, found, for_all, head + tl.minimum(first + QUERIES, size), x, start, head, mine, second, answer, columns,
+        key_column, value_column, width, log2_e, FOR_ALL=False, KEYS=KEYS, WIDTH=WIDTH,
+    )  # fmt: skip
+    place = rows * (queries * width) + query_head * width + at[None, :]
+    tl.store(out + place, (found / total[:, None]).to(out.dtype.element_ty), mask=mask)
 
 
 class CompiledBetween(Between):

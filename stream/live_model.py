@@ -32,7 +32,7 @@ from stream.tokenise import Ids
 
 _WARM_UP_RECORDS = 32
 _BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (8_192, 16_384, 32_768, 65_536)}  # tokens
-_USUAL_TOKENS, _TRIES, _LONG_SECONDS = 64, 3, 0.5
+_USUAL_TOKENS, _TRIES, _LONG_SECONDS, _BATCHES_IN_A_ROW = 64, 3, 0.5, 4
 _SLOWER, _WORTH = 1.2, 1.05
 _MOST_D = 0.05  # nats: what a threshold was certified for must not drift where P is flat
 
@@ -221,7 +221,8 @@ def fastest_budget(scorer: Scorer, most_tokens: int | None) -> tuple[int, float]
     tried = budgets(scorer.device, most_tokens)
     for budget in tried:
         scorer.budget_tokens = budget
-        rows = _usual_rows(scorer, budget if scorer.device.type == "cpu" else tried[-1])  # a GPU works on some while others are prepared
+        # a GPU works on one batch while the next is prepared: several show what that gives
+        rows = _usual_rows(scorer, budget if scorer.device.type == "cpu" else _BATCHES_IN_A_ROW * tried[-1])
         try:
             taken = _least_seconds(scorer, rows)
         except torch.OutOfMemoryError:
