@@ -8,7 +8,7 @@ QUIX := $(VENV)/.quix
 MOTO := $(VENV)/.moto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-gpu bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -67,6 +67,9 @@ bench-scoring: $(PEERS) ## the scorer beside the two-chat loop, padded batches, 
 
 bench-variants: $(READY) ## the scorer's pass compiled by torch, and its products with weights of eight bits
 	@$(BIN)/python -m bench.variants $(ARGS)
+
+bench-gpu: $(READY) ## the scorer on an NVIDIA GPU beside padded batches and CrossEncoder; not part of bench
+	@$(BIN)/python -m bench.gpu $(ARGS)
 
 bench-train: $(READY) ## a training step beside stock TRL's on the same pairs
 	@$(BIN)/python -m bench.train $(ARGS)

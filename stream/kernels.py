@@ -31,7 +31,7 @@ def _add_normed(x, more, out, width, eps, HAS_MORE: tl.constexpr, BLOCK: tl.cons
     tl.store(out + row + at, (found * scale).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])  # it differs from batch to batch: one kernel for all
 def _turn(
     x, places, rotation, gain, tokens, columns, heads, width, eps,
     HAS_GAIN: tl.constexpr, ROWS: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr,
@@ -94,7 +94,7 @@ def _looked(
     return greatest, total, found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _attention(
     x, blocks, out, count, columns, queries, keys, width, log2_e,
     QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,

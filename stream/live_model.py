@@ -219,6 +219,9 @@ def fastest_budget(scorer: Scorer, most_tokens: int | None) -> tuple[int, float]
     """
     found: list[tuple[float, int]] = []
     tried = budgets(scorer.device, most_tokens)
+    if scorer.device.type != "cpu":  # kernels are compiled when they first run
+        scorer.budget_tokens = tried[0]
+        scorer.rewards(_usual_rows(scorer, tried[0]))
     for budget in tried:
         scorer.budget_tokens = budget
         # a GPU works on one batch while the next is prepared: several show what that gives

@@ -14,13 +14,15 @@ from model_registry.registry import CHAMPION, Registry
 from stream.config import GateSettings
 from stream.device import gpu_of
 from stream.encode import Encoder
-from stream.kernels import CompiledBetween
 from stream.live_model import budgets, load_live_model
 from stream.packed_pass import PackedPass
 from stream.score import Scorer, reference_rewards
 from tests.conftest import WORDS
-from tests.kernels_run import TOLERANCES, differences
 from tests.trunks import KNOWN, trunks
+
+pytest.importorskip("triton")
+from stream.kernels import CompiledBetween  # noqa: E402
+from tests.kernels_run import TOLERANCES, differences  # noqa: E402
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU here")]
 GPU = torch.device("cuda")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -12,11 +13,16 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from demo.broker import temporary_broker
 from demo.ledger import read_ledger
 from demo.twins import take
+from foundation.errors import KafkaAway
 from stream import wire
 from stream.cluster import make_topics
 from stream.config import KafkaSettings, TopicSettings
+from stream.kafka import Source
+from stream.route import Outgoing
+from stream.transaction import Sink, TransactionAborted
 from tests.integration.conftest import WINNOW, limit, read_all, send, wait_until, winnow
 
 pytestmark = pytest.mark.integration
@@ -208,7 +214,7 @@ def test_classic_protocol_and_murmur2(kafka: KafkaSettings, topics: TopicSetting
 
 
 def test_what_came_while_a_batch_took_long_is_not_lost_by_starting_over(kafka: KafkaSettings, topics: TopicSettings) -> None:
-    from stream.kafka import _MOST_EARLY, Source
+    from stream.kafka import _MOST_EARLY
 
     source = Source(kafka, topics.records, topics.records)
     try:
@@ -237,9 +243,6 @@ def test_what_came_while_a_batch_took_long_is_not_lost_by_starting_over(kafka: K
 
 def test_a_twin_instance_is_named_when_it_fences(kafka: KafkaSettings, topics: TopicSettings) -> None:
     from foundation.errors import GateFenced
-    from stream.kafka import Source
-    from stream.route import Outgoing
-    from stream.transaction import Sink
 
     message = Outgoing(topics.clean, 0, None, b"x", [], 0)
     source = Source(kafka, topics.records, topics.records)
@@ -252,3 +255,48 @@ def test_a_twin_instance_is_named_when_it_fences(kafka: KafkaSettings, topics: T
     second.commit([message], offsets, source.group_metadata)
     source.close()
     assert len(read_all(kafka, topics.clean)) == 1
+
+
+def test_sending_offsets_that_never_comes_back_is_left_behind(
+    kafka: KafkaSettings, topics: TopicSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As librdkafka does when the group's coordinator was away for a moment (#5456, #5511)."""
+    monkeypatch.setattr("stream.transaction._OFFSETS_SECONDS", 1.0)
+    message, offsets = Outgoing(topics.clean, 0, None, b"x", [], 0), {(topics.records, 0): 0}
+    source = Source(kafka, topics.records, topics.records)
+    source.poll(1, 0.1)
+    sink, comes_back = Sink(kafka, f"winnow-{topics.records}-stuck"), threading.Event()
+    call = sink._caller.call
+    sink._caller.call = lambda what, seconds: call(lambda: comes_back.wait() and what(), seconds)
+    with pytest.raises(TransactionAborted, match="sending offsets has not come back within 1 s"):
+        sink.commit([message], offsets, source.group_metadata)
+    sink.commit([message], offsets, source.group_metadata)
+    comes_back.set()
+    sink.commit([message], offsets, source.group_metadata)
+    source.close()
+    assert len(read_all(kafka, topics.clean)) == 2, "what the stuck transaction wrote was aborted"
+
+
+def test_kafka_may_be_away_while_a_producer_and_the_offsets_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.kafka.CALL_TIMEOUT_SECONDS", 0.5)
+    with temporary_broker() as broker:
+        kafka = KafkaSettings(bootstrap_servers=broker.address, connect_timeout_seconds=3)
+        topics = TopicSettings(records="away")
+        make_topics(kafka, topics, 1)
+        send(kafka, topics.records, [{"value": b"x"}])
+        source = Source(kafka, topics.records, "away")
+        source.join()
+        wait_until(lambda: bool(source.poll(1, 0.1)), 30)
+        sink = Sink(kafka, "winnow-away")
+        sink._is_abandoned = True
+        os.kill(broker.process.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(KafkaAway, match="consumer of away in group away failed"):
+                source.rewind()
+            with pytest.raises(TransactionAborted, match="Kafka would not start transactions for winnow-away"):
+                sink.commit([], {(topics.records, 0): 1}, source.group_metadata)
+        finally:
+            os.kill(broker.process.pid, signal.SIGCONT)
+        sink.commit([], {(topics.records, 0): 1}, source.group_metadata)
+        source.rewind()
+        source.close()
