@@ -294,7 +294,7 @@ class Sink:
         if error.fatal() or error.code() in _FENCED:
             self._renew_or_leave(error, begun)
         try:
-            self._producer.abort_transaction(CALL_TIMEOUT_SECONDS * 3)
+            self._producer.abort_transaction(CALL_TIMEOUT_SECONDS)  # a new producer ends what this one cannot
         except KafkaException as abort_error:
             self._renew_or_leave(abort_error.args[0], begun)
         if refused:
