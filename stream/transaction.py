@@ -30,7 +30,7 @@ log = logging.getLogger("winnow.kafka")
 
 TRANSACTIONAL_PREFIX = "winnow-"
 _FLUSH_SECONDS = 0.5
-_OFFSETS_SECONDS = 20.0  # how long sending offsets may take: twice the time that it is given
+_OFFSETS_SECONDS = CALL_TIMEOUT_SECONDS + 2  # how long sending offsets may take: a little more than it is told, in case it listens
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
 _RECORD_REFUSED = frozenset(
