@@ -3,8 +3,8 @@ object store that falls silent, the clock set, a reader of clean that is slow, t
 
 Each fault meets a gate with a model, an even load of two fifths of what the model judges alone, and Prometheus with the deployed
 alerts, whose pending ones count: they would fire after their `for`. Afterwards a reader that shares nothing with the gate counts
-what was lost and repeated. Full rate is back when all but two seconds of what was due has been committed. The last line is one JSON
-object.
+what was lost and repeated. Full rate is back when as much is committed in five seconds as comes; the gate has caught up when all but two
+seconds of what was due has been committed. The last line is one JSON object.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
@@ -59,7 +60,7 @@ _STORE, _CLOCK = "object store silent 30 s", "clock set 2 h ahead, then 1 h back
 _HOUR_SECONDS = 3_600
 IN_BUCKET = "s3://registry/models"
 MOTO = Path(sys.prefix) / "moto"
-_SETTLE_SECONDS, _MOST_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 3
+_SETTLE_SECONDS, _MOST_SECONDS, _MOST_CAUGHT_UP_SECONDS, _RATE_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 600.0, 5.0, 3
 
 
 class Scene(NamedTuple):
@@ -240,8 +241,10 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings, per_s
         time.sleep(_SETTLE_SECONDS)
         usual, caused = behind(), time.monotonic()
         ended = cause(scene) or time.monotonic()
-        _until(lambda: behind() < usual + 2 * per_second, f"the gate to catch up after: {name}")
+        _until(_keeps_up(lambda: _committed(metrics), per_second), f"full rate to come back after: {name}")
         back_seconds = time.monotonic() - ended
+        _until(lambda: behind() < usual + 2 * per_second, f"the gate to catch up after: {name}", _MOST_CAUGHT_UP_SECONDS)
+        caught_up_seconds = time.monotonic() - ended
         alerts = _alerts(address, time.monotonic() - caused)
         ended_by_itself = gate.poll()
         over.set()
@@ -251,7 +254,7 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings, per_s
         ledger = read_ledger(broker.address, topics)
     return {
         "fault": name, "per_second": per_second, "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
-        "disordered": ledger.disordered, "back_seconds": round(back_seconds, 1), "gate_ended": ended_by_itself, "alerts": alerts,
+        "disordered": ledger.disordered, "back_seconds": round(back_seconds, 1), "caught_up_seconds": round(caught_up_seconds, 1), "gate_ended": ended_by_itself, "alerts": alerts,
     }  # fmt: skip
 
 
@@ -375,6 +378,20 @@ def _until(is_so: Callable[[], bool], what: str, most_seconds: float = _MOST_SEC
         if time.monotonic() > deadline:
             raise WinnowError(f"waited {most_seconds:.0f} s in vain for {what}")
         time.sleep(0.5)
+
+
+def _keeps_up(count: Callable[[], float], per_second: float) -> Callable[[], bool]:
+    """Return what says, asked again and again, whether as much was counted in the last few seconds as comes."""
+    seen: deque[tuple[float, float]] = deque()
+
+    def is_so() -> bool:
+        seen.append((time.monotonic(), count()))
+        while len(seen) > 1 and seen[-1][0] - seen[1][0] >= _RATE_SECONDS:
+            seen.popleft()
+        seconds, counted = (last - first for last, first in zip(seen[-1], seen[0], strict=True))
+        return seconds >= _RATE_SECONDS and counted >= per_second * seconds
+
+    return is_so
 
 
 def _alerts(address: str | None, seconds: float) -> list[str] | None:
