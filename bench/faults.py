@@ -254,7 +254,8 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings, per_s
         ledger = read_ledger(broker.address, topics)
     return {
         "fault": name, "per_second": per_second, "records": ledger.records, "lost": len(ledger.lost), "repeated": len(ledger.repeated),
-        "disordered": ledger.disordered, "back_seconds": round(back_seconds, 1), "caught_up_seconds": round(caught_up_seconds, 1), "gate_ended": ended_by_itself, "alerts": alerts,
+        "disordered": ledger.disordered, "back_seconds": round(back_seconds, 1),
+        "caught_up_seconds": round(caught_up_seconds, 1), "gate_ended": ended_by_itself, "alerts": alerts,
     }  # fmt: skip
 
 
