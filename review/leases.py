@@ -174,6 +174,11 @@ def was_answered() -> sa.ColumnElement[bool]:
     return sa.and_(tables.records.c.verdict.is_not(None), tables.records.c.look == FIRST)
 
 
+def waits_again(now: float) -> sa.ColumnElement[bool]:
+    """Return the condition of a row that was kept too long and had not been settled; now: Unix seconds."""
+    return sa.and_(has_lapsed(now), sa.not_(was_answered()))
+
+
 def _wanted(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
     """Yield the conditions of the filters; a filter on what blind records do not show leaves them out."""
     if filters.source == "quarantine":

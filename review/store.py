@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
-from review.leases import Leases, has_lapsed, was_answered
+from review.leases import Leases, has_lapsed, waits_again, was_answered
 from review.rows import hash_of
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
@@ -229,7 +229,7 @@ class Store:
         return sorted(found, key=lambda row: -row[2])[:most]
 
     def counts(self, midnight_ms: int) -> Counts:
-        """Return how many records are in each state; a lease that has lapsed counts as open."""
+        """Return how many records are in each state; one whose lease has lapsed counts as what it was before."""
         now = time.time()
         with self._engine.begin() as db:
             rows = db.execute(
@@ -238,8 +238,10 @@ class Store:
                 )
             )
             number: dict[tuple[str, int], int] = {(state, look): count for state, look, count in rows}
-            lapsed = sa.select(sa.func.count()).select_from(tables.records).where(has_lapsed(now))
-            lapsed_count = int(db.execute(lapsed).scalar() or 0)
+            lapsed, open_again = (
+                int(db.execute(sa.select(sa.func.count()).select_from(tables.records).where(each(now))).scalar() or 0)
+                for each in (has_lapsed, waits_again)
+            )
             today = sa.select(sa.func.count()).select_from(tables.verdicts)
             today = today.where(tables.verdicts.c.time_ms >= midnight_ms, tables.verdicts.c.source != REPLAY)
             done_today = int(db.execute(today).scalar() or 0)
@@ -247,9 +249,9 @@ class Store:
         def of(state: str) -> int:
             return sum(count for (at, _), count in number.items() if at == state)
 
-        leased = of(LEASED) + of(PUBLISHING) - lapsed_count
+        leased = of(LEASED) + of(PUBLISHING) - lapsed
         second, conflict = number.get((OPEN, SECOND), 0), number.get((OPEN, CONFLICT), 0)
-        return Counts(of(OPEN) + lapsed_count, leased, of(DONE), second, conflict, done_today)
+        return Counts(of(OPEN) + open_again, leased, of(DONE) + lapsed - open_again, second, conflict, done_today)
 
     def for_another(self, reviewer: str, *, is_lead: bool = False) -> int:
         """Return how many open records wait for somebody else, because this reviewer has answered them already."""
@@ -260,10 +262,10 @@ class Store:
             return int(db.execute(wanted).scalar() or 0)
 
     def waiting_since_ms(self) -> int | None:
-        """Return since when the open record has waited that has waited longest; a lease that has lapsed counts as open."""
+        """Return since when the open record has waited that has waited longest, those whose lease has lapsed among them."""
         with self._engine.begin() as db:
             found = db.execute(
-                sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | has_lapsed(time.time()))
+                sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | waits_again(time.time()))
             ).scalar()
             return None if found is None else int(found)
 

@@ -43,6 +43,7 @@ _RECORD_REFUSED = frozenset(
         KafkaError.INVALID_MSG,
     }
 )
+_UNDELIVERED = frozenset({KafkaError._MSG_TIMED_OUT, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})  # noqa: SLF001
 _FENCED = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH})  # noqa: SLF001
 
 
@@ -299,6 +300,8 @@ class Sink:
             self._renew_or_leave(abort_error.args[0], begun)
         if refused:
             raise RecordRefused(refused[0].str())
+        # what a client remembers of a cluster that was away can hold up its next transaction: a new one asks afresh
+        self._is_abandoned = is_away(error) or error.code() in _UNDELIVERED
         where = next((f"topic {topic}: " for topic, each in self._refused if each is error), "")
         raise TransactionAborted(f"{where}{error.name()}: {error.str()}")
 

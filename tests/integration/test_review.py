@@ -180,6 +180,19 @@ def test_a_record_waits_since_it_came_and_anew_since_a_verdict_that_asks_for_mor
         assert again.store.waiting_since_ms() == event["time_ms"], "a lease that has lapsed counts as open"
 
 
+def test_an_answered_record_whose_lease_has_lapsed_does_not_wait(page: Page, tables: SimpleNamespace) -> None:
+    send(tables.kafka, tables.topics.quarantine, [held(0, b"a")])
+    come(page, 1)
+    page.answer(page.lease(), "right")
+    store = page.running.store
+    wait_until(lambda: store.counts(0).done == 1, 10)
+    store.leases.lease_again("in:1:0", "somebody", 0.2, is_lead=False)
+    assert store.counts(0)[:3] == (0, 1, 0)
+    time.sleep(0.3)
+    assert store.counts(0)[:3] == (0, 0, 1)
+    assert store.waiting_since_ms() is None
+
+
 def test_a_verdict_of_no_time_does_not_make_a_record_wait_since_1970(page: Page, tables: SimpleNamespace) -> None:
     send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
     come(page, 1)
