@@ -1,10 +1,10 @@
 """Faults under load: the broker restarted, killed and paused, partitions added, the registry gone and its disk full, an
 object store that falls silent, the clock set, a reader of clean that is slow, the review database gone, a backlog of 1 GB.
 
-Each fault meets a gate with a model, an even load of two fifths of what the model judges alone, and Prometheus with the deployed
-alerts, whose pending ones count: they would fire after their `for`. Afterwards a reader that shares nothing with the gate counts
-what was lost and repeated. Full rate is back when as much is committed in five seconds as comes; the gate has caught up when all but two
-seconds of what was due has been committed. The last line is one JSON object.
+Each fault meets a gate with a model, an even load of two fifths of what the model judges alone, at most 150 records a second, and
+Prometheus with the deployed alerts, whose pending ones count: they would fire after their `for`. Afterwards a reader that shares
+nothing with the gate counts what was lost and repeated. Full rate is back when as much is committed in five seconds as comes; the
+gate has caught up when all but two seconds of what was due has been committed. The last line is one JSON object.
 """
 
 import argparse

@@ -194,6 +194,8 @@ def of_length(scorer: Scorer, peers: dict[str, Callable[..., Peer]], records: li
     made = {peer: make(records) for peer, make in peers.items()}
     inputs = {peer: each.given(records[: each.most]) for peer, each in made.items()}
     speed: dict[str, list[float]] = {peer: [] for peer in ("winnow", *made)}
+    for peer, each in made.items():
+        each.run(inputs[peer])
     for _ in range(rounds):
         speed["winnow"].append(len(many) / seconds_of(scorer.rewards, many))
         for peer, each in made.items():

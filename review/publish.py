@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from foundation.errors import KafkaRefused, WinnowError
+from foundation.errors import KafkaAway, KafkaRefused, WinnowError
 from stream.config import KafkaSettings
 from stream.release import OWNER
 from stream.route import Outgoing
@@ -108,7 +108,9 @@ class Publisher(threading.Thread):
                     return _fail(jobs, KafkaRefused(f"Kafka does not take the verdict: {error}"))
                 time.sleep(_PAUSE_SECONDS)
             except StartOver as error:
-                return _fail(jobs, Undecided(f"whether Kafka has taken the verdict is not known: {error}"))
+                self._renew()
+                _fail(jobs, Undecided(f"whether Kafka has taken the verdict is not known: {error}"))
+                return None if self.error is None else self._failed()
             except WinnowError as error:
                 self.error = error
                 log.error("publishing is over", extra={"detail": str(error)})  # noqa: TRY400
@@ -123,6 +125,20 @@ class Publisher(threading.Thread):
                 for job in jobs:
                     job.done.set_result(None)
                 return None
+
+    def _renew(self) -> None:
+        """Wait for a new producer: before it has ended the transaction of the last one, nobody knows what that has written."""
+        while True:
+            try:
+                self._sink.renew()
+            except KafkaAway:
+                time.sleep(_PAUSE_SECONDS)
+            except WinnowError as error:
+                self.error = error
+                log.error("publishing is over", extra={"detail": str(error)})  # noqa: TRY400
+                return
+            else:
+                return
 
 
 def _fail(jobs: list[_Job], error: WinnowError) -> None:

@@ -1,7 +1,7 @@
 """What a pass without padding does between its matrix products, in torch's own operations, one after the other.
 
 This is what kernels.py is held to: it does the same on a GPU and reads and writes every number once. Shapes: T tokens end to end,
-H hidden, N query heads, K key heads, D head width, C columns (queries, keys and values of a token side by side), I inner width.
+H hidden, N heads, P places, D head width, C columns (queries, keys and values of a token side by side), I inner width, K blocks.
 """
 
 from typing import NamedTuple
@@ -63,10 +63,10 @@ class Between:
         gate, up = x_T2I.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
-    def attention(self, x_TC: torch.Tensor, blocks: torch.Tensor, heads: Heads) -> torch.Tensor:
+    def attention(self, x_TC: torch.Tensor, blocks_6K: torch.Tensor, heads: Heads) -> torch.Tensor:
         """Return out_T(ND) of turned queries on the keys and values that their part lets them see; blocks as `blocks_of` makes them."""
         found = torch.empty(len(x_TC), heads.queries * heads.width, dtype=x_TC.dtype, device=x_TC.device)
-        for first, start, size, second, answer, head in blocks.T.tolist():
+        for first, start, size, second, answer, head in blocks_6K.T.tolist():
             if first:
                 continue  # a part is done with its first block
             tokens = torch.cat([torch.arange(head), torch.arange(start, start + size)]).to(x_TC.device)

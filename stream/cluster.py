@@ -35,6 +35,7 @@ _AWAY = frozenset(
         KafkaError._RESOLVE,  # noqa: SLF001
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.CONCURRENT_TRANSACTIONS,  # the one before is still being ended
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.NOT_COORDINATOR,
         KafkaError.LEADER_NOT_AVAILABLE,
@@ -67,7 +68,7 @@ def base_config(settings: KafkaSettings) -> dict[str, Any]:
 
 def is_away(error: KafkaError) -> bool:
     """Return whether an error says that Kafka does not answer at present, rather than that it refuses."""
-    return error.code() in _AWAY
+    return error.retriable() or error.code() in _AWAY
 
 
 def look_at_cluster(settings: KafkaSettings, needed: Iterable[str], records_topic: str) -> Cluster:

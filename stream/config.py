@@ -170,12 +170,14 @@ class GateSettings(Table):
     """Most tokens in one forward pass, padding included; unset means 8,192 on a CPU and 65,536 on a GPU. What is fastest up to it is
     measured at start, and halved by itself when memory runs out."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What matrix products run in: `auto` is bfloat16 on a GPU, on a CPU what is faster there and keeps the fingerprint."""
+    """What matrix products run in: `auto` is bfloat16 on a GPU, on a CPU what is faster there; float32 where the version's fingerprint does
+    not hold in bfloat16."""
     cache_records: Annotated[int, Field(ge=0, le=100_000_000)] = 0
     """How many records the reward cache remembers, about 300 bytes each; a record that reads as one before it is not scored
     again by the same model. 0 turns it off."""
     device: str = "auto"
-    """`auto` takes the GPU if there is one; else a torch device such as `cpu` or `cuda:1`."""
+    """`auto` takes the GPU if there is one; else a torch device such as `cpu` or `cuda:1`. Of gates alone: training takes a GPU that it
+    sees (`CUDA_VISIBLE_DEVICES`)."""
     reading_process: bool = True
     """Decode, check and tokenise in a process of its own beside the gate; false does it in the gate, which saves 90 MB."""
     threads: Annotated[int, Field(ge=0)] = 0

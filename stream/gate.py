@@ -321,12 +321,13 @@ class Gate:
         while True:
             try:
                 self._sink.renew()
+                self._turned()
                 self._source.rewind()
             except KafkaAway as away:
                 if self._stop.is_set():
                     raise
                 self._health.ready = False
-                log.warning("where to read again is not known yet, asking again", extra={"detail": str(away)})
+                log.warning("what is committed is not known yet, asking again", extra={"detail": str(away)})
                 self._wait(_AWAY_PAUSE_SECONDS)
             else:
                 return

@@ -8,6 +8,7 @@ before it is produced, so nothing is ever committed after a revoke.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,15 +128,23 @@ class Source:
     def rewind(self) -> None:
         """Read every owned partition again from its committed offset, as a new tenure.
 
-        Where nothing was ever committed that is the first record this gate polled. Raises KafkaAway, KafkaRefused.
+        Where nothing was ever committed that is the first record this gate polled. A client that gets no answer begins anew: after the
+        broker was away it may never get one (seen here on a broker that was paused for a minute). Raises KafkaRefused.
         """
         places = [TopicPartition(topic, partition) for topic, partition in self._tenure]
         if not places:
             return
         with self._said_no():
-            for place in self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS * 3):
+            try:
+                committed = self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS)
+            except KafkaException as error:
+                if not is_away(error.args[0]):
+                    raise
+                return self._begin_anew()
+            for place in committed:
                 if place.error is not None:
                     raise KafkaException(place.error)
+            for place in committed:
                 offset = place.offset if place.offset >= 0 else self._first.get((place.topic, place.partition))
                 self._begin_tenure(place.topic, place.partition)
                 if offset is not None:
@@ -213,6 +222,15 @@ class Source:
     def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
         self._end_tenures(places)
         self._on_rebalance("lost", len(places))
+
+    def _begin_anew(self) -> None:
+        """Join with another client, which reads from what is committed; the one before leaves the group as soon as it can."""
+        log.error("the consumer gets no answer: it is replaced", extra={"partitions": len(self._tenure)})
+        self._lost(self._consumer, [TopicPartition(topic, partition) for topic, partition in self._tenure])
+        threading.Thread(target=self._consumer.close, name="leave", daemon=True).start()
+        self._is_paused = False
+        self._consumer = self._new_consumer()
+        self.join()
 
     def _begin_tenure(self, topic: str, partition: int) -> None:
         self._end_tenure((topic, partition))

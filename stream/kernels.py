@@ -2,7 +2,7 @@
 """What a pass does between its matrix products, in kernels of our own: each number is read and written once.
 
 Triton compiles them for the GPU that is there, in about a second each, and keeps them on disk. On a CPU they run in Triton's
-interpreter, for the tests.
+interpreter, for the tests. Shapes as in between.py.
 """
 
 import torch
@@ -157,12 +157,12 @@ class CompiledBetween(Between):
         _gated[(tokens, triton.cdiv(width, block))](x_T2I, out, width, BLOCK=block)
         return out
 
-    def attention(self, x_TC: torch.Tensor, blocks: torch.Tensor, heads: Heads) -> torch.Tensor:
+    def attention(self, x_TC: torch.Tensor, blocks_6K: torch.Tensor, heads: Heads) -> torch.Tensor:
         """As Between says."""
         out = torch.empty(len(x_TC), heads.queries * heads.width, dtype=x_TC.dtype, device=x_TC.device)
-        count = blocks.shape[1]
+        count = blocks_6K.shape[1]
         _attention[(heads.queries * count,)](
-            x_TC, blocks, out, count, x_TC.stride(0), heads.queries, heads.keys, heads.width, _LOG2_E,
+            x_TC, blocks_6K, out, count, x_TC.stride(0), heads.queries, heads.keys, heads.width, _LOG2_E,
             QUERIES=QUERIES, KEYS=KEYS, WIDTH=max(_LEAST_WIDTH, triton.next_power_of_2(heads.width)), num_warps=4, num_stages=3,
         )  # fmt: skip
         return out

@@ -92,7 +92,7 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
     if like is not None and like.scorer.is_shaped_as(scorer):
         scorer, records_per_second = _run_as(version, scorer, like, settings.precision), like.records_per_second
     else:
-        scorer = _fastest(version, scorer, settings)
+        scorer = _fastest(version, scorer, settings, like)
         if like is None and not settings.threads and scorer.device.type == "cpu":
             torch.set_num_threads(fastest_threads(scorer))
         records_per_second = warm_up(scorer)
@@ -138,8 +138,8 @@ def _run_as(version: Version, scorer: Scorer, like: LiveModel, wanted: str) -> S
         _refuse_other_precision(version, found, wanted)
         check_fingerprint(version, found)
     elif not _holds(version, found):
-        check_fingerprint(version, scorer)
-        found = scorer
+        found = scorer.in_precision(torch.float32)
+        check_fingerprint(version, found)
     found.budget_tokens = like.scorer.budget_tokens
     return found
 
@@ -178,19 +178,29 @@ def load_scorer(version: Version, device: torch.device, batch_tokens: int | None
     return Scorer(cast(PreTrainedModel, model.eval()), encoder, tokens, usual_precision(device, precision), device)
 
 
-def _fastest(version: Version, scorer: Scorer, settings: GateSettings) -> Scorer:
+def _fastest(version: Version, scorer: Scorer, settings: GateSettings, like: LiveModel | None) -> Scorer:
     """Return the scorer in the precision of the settings, or the fastest that holds the fingerprint; the first is the model's own.
 
-    Raises FingerprintDiffers.
+    On the GPU of a model in service its budget is taken over: measuring would fill it beside live batches. Raises FingerprintDiffers,
+    ModelRefused.
     """
     wanted, is_gpu = settings.precision, scorer.device.type != "cpu"
     if wanted != "auto":
         scorer = scorer.in_precision(getattr(torch, wanted))
         _refuse_other_precision(version, scorer, wanted)
-    elif is_gpu and not _holds(version, scorer, math.inf):
+    elif is_gpu and not _holds(version, scorer):
         scorer = scorer.in_precision(torch.float32)
     check_fingerprint(version, scorer)
-    scorer.budget_tokens, seconds = fastest_budget(scorer, settings.batch_tokens)
+    if is_gpu and like is not None and like.scorer.device == scorer.device:
+        scorer.budget_tokens = like.scorer.budget_tokens
+        return scorer
+    try:
+        scorer.budget_tokens, seconds = fastest_budget(scorer, settings.batch_tokens)
+    except torch.OutOfMemoryError as error:
+        tokens = scorer.budget_tokens
+        raise ModelRefused(
+            f"{version.label} does not fit the memory of {scorer.device} with batches of {tokens} tokens; set gate.batch_tokens to fewer"
+        ) from error
     if wanted == "auto" and not is_gpu and has_bfloat16_products():
         other = scorer.in_precision(torch.bfloat16)
         if other.precision == scorer.precision or not _holds(version, other):
@@ -225,7 +235,7 @@ def fastest_budget(scorer: Scorer, most_tokens: int | None) -> tuple[int, float]
     for budget in tried:
         scorer.budget_tokens = budget
         # a GPU works on one batch while the next is prepared: several show what that gives
-        rows = _usual_rows(scorer, budget if scorer.device.type == "cpu" else _BATCHES_IN_A_ROW * tried[-1])
+        rows = _usual_rows(scorer, budget if scorer.device.type == "cpu" else _BATCHES_IN_A_ROW * budget)
         try:
             taken = _least_seconds(scorer, rows)
         except torch.OutOfMemoryError:
@@ -279,10 +289,13 @@ def _usual_rows(scorer: Scorer, tokens: int) -> list[Ids]:
     )
 
 
-def _holds(version: Version, scorer: Scorer, most_d: float = _MOST_D) -> bool:
-    """Return whether the fingerprint holds in this precision, in P and, where P says little, in d."""
+def _holds(version: Version, scorer: Scorer) -> bool:
+    """Return whether the fingerprint holds in this precision, in P and, on a CPU and where P says little, in d.
+
+    A large model's d moves by more in bfloat16, and a GPU without it takes ten times as long: there P alone decides.
+    """
     try:
-        check_fingerprint(version, scorer, most_d)
+        check_fingerprint(version, scorer, _MOST_D if scorer.device.type == "cpu" else math.inf)
     except FingerprintDiffers as error:
         log.info("not scored in this precision", extra={"precision": str(scorer.precision), "detail": str(error)})
         return False

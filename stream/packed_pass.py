@@ -7,12 +7,13 @@ is read once a batch, a record with its right answer sees the head and itself, a
 itself. An answer ends where its reward is read: nothing behind it can matter. In the last layer only the two tokens whose rewards
 are read go through output and MLP. What lies between the matrix products runs in kernels.py.
 
-Shapes: B records, T tokens end to end, H hidden.
+Shapes: B records, T tokens end to end, H hidden, P places, D head width, C columns (queries, keys and values of a token side by side), K
+blocks of queries.
 """
 
-import logging
 from collections.abc import Sequence
-from functools import cache
+from contextlib import nullcontext
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -24,8 +25,6 @@ from stream.between import Between, Heads, Part, blocks_of
 from stream.encode import Template, last_read
 from stream.tokenise import Ids
 from stream.trunk import Layer, packed
-
-log = logging.getLogger("winnow.score")
 
 _ALIGNED = 4  # int32 numbers, 16 bytes: Triton compiles a kernel anew for a pointer that is aligned otherwise
 
@@ -57,9 +56,11 @@ class PackedPass:
     @torch.inference_mode()
     def rewards(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:
         """Return rewards_B2 (right, wrong) in float32 of one batch of record ids; a GPU may still be at it."""
-        return self.through(self.laid_out(records))
+        # Triton runs on the device that is current for the thread
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            return self._through(self._laid_out(records))
 
-    def through(self, batch: Packed) -> torch.Tensor:
+    def _through(self, batch: Packed) -> torch.Tensor:
         """Return rewards_B2 of a batch that is laid out."""
         trunk, read_2B = self._trunk, batch.read_2B
         x_TH = F.embedding(batch.ids_T, trunk.embedding)
@@ -74,8 +75,8 @@ class PackedPass:
         length = torch.linalg.vector_norm(x_2BH, dim=-1)
         return ((x_2BH @ trunk.score_H) * torch.rsqrt(length.square() / x_2BH.shape[1] + trunk.eps)).view(-1, 2)
 
-    def laid_out(self, records: Sequence[Sequence[int] | Ids]) -> Packed:
-        """Return one batch of record ids as `through` takes it."""
+    def _laid_out(self, records: Sequence[Sequence[int] | Ids]) -> Packed:
+        """Return one batch of record ids as `_through` takes it."""
         head, right, wrong = len(self._head), len(self._right), len(self._wrong)
         lengths_B = np.array([len(ids) for ids in records])
         second_B = lengths_B + len(self._tail) + right
@@ -125,17 +126,10 @@ class PackedPass:
         return F.linear(self._between.gated(F.linear(normed_TH, layer.gate_up)), layer.down)
 
 
-@cache
 def kernels_for(device: torch.device, dtype: torch.dtype) -> Between | None:
-    """Return kernels of our own for a pass in bfloat16 on a GPU; None elsewhere, and where Triton cannot compile them."""
-    if device.type != "cuda" or dtype != torch.bfloat16:
+    """Return kernels of our own for a pass in bfloat16 on a GPU; None elsewhere, and where there is no Triton."""
+    if device.type != "cuda" or dtype != torch.bfloat16 or find_spec("triton") is None:
         return None
-    try:
-        from stream.kernels import CompiledBetween
+    from stream.kernels import CompiledBetween
 
-        found = CompiledBetween()
-        found.gated(torch.ones(1, 8, dtype=dtype, device=device))
-    except Exception as error:  # noqa: BLE001 - no Triton, no C compiler, a GPU that it does not know: slower, not wrong
-        log.warning("no kernels of our own here: scoring is slower", extra={"error": f"{type(error).__name__}: {error}"[:300]})
-        return None
-    return found
+    return CompiledBetween()

@@ -8,6 +8,7 @@ for training and for trunks of another shape.
 Shapes: B rows, T tokens, H hidden; ids_BT int64, mask_B1TT additive in the model's dtype, rewards_B2 float32.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
@@ -146,15 +147,31 @@ class Scorer:
         self.device = device or model.device
         self._spent = Spent()
         self.precision = precision or model.dtype
-        kernels, made_of = kernels_for(self.device, self.precision), (model, encoder.template, encoder.pad_id, self.precision, self.device)
+        self._pass: SharedPass | PackedPass | None = None
+        self._plain = model
         try:
-            self._pass: SharedPass | PackedPass | None = SharedPass(*made_of) if kernels is None else PackedPass(*made_of, between=kernels)
+            self._pass = self._fastest_pass()
         except UnknownShape as unknown:
-            self._pass = None
             if self.device.type == "cpu":
                 self.precision = model.dtype
-            cast(Any, model).to(self.device, self.precision)
+            else:  # a copy: another precision is rounded from the model itself
+                self._plain = cast(Any, copy.deepcopy(model) if self.precision != model.dtype else model).to(self.device, self.precision)
             log.info("scored by transformers' own forward", extra={"shape": str(unknown), "precision": str(self.precision)})
+
+    def _fastest_pass(self) -> SharedPass | PackedPass:
+        """Return our own pass without padding where its kernels run, else the padded one. Raises UnknownShape."""
+        template, kernels = self.encoder.template, kernels_for(self.device, self.precision)
+        if kernels is not None:
+            try:
+                found = PackedPass(self.model, template, self.encoder.pad_id, self.precision, self.device, kernels)
+                found.rewards([[]]).cpu()
+            except (UnknownShape, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # noqa: BLE001 - no C compiler, a GPU or a width that Triton cannot do: slower, not wrong
+                log.warning("no kernels of our own here: scoring is slower", extra={"error": f"{type(error).__name__}: {error}"[:300]})
+            else:
+                return found
+        return SharedPass(self.model, template, self.encoder.pad_id, self.precision, self.device)
 
     def in_precision(self, precision: torch.dtype) -> "Scorer":
         """Return a scorer of the same model whose matrix products run in another type, where its trunk is known."""
@@ -162,7 +179,7 @@ class Scorer:
 
     def let_go(self) -> None:
         """Free the weights that the pass has packed for itself; only scoring is left."""
-        if self._pass is not None:
+        if self._pass is not None or self._plain is not self.model:
             cast(Any, self.model).to("meta")
 
     def is_shaped_as(self, other: "Scorer") -> bool:
@@ -173,14 +190,15 @@ class Scorer:
     def rewards(self, records: Sequence[Sequence[int] | Ids]) -> np.ndarray:
         """Return rewards_B2 (right, wrong) in the order given, whatever batches they were scored in."""
         rewards_B2 = np.empty((len(records), 2), dtype=np.float32)
-        overhead = self.encoder.template.shared_overhead_tokens
-        lengths = [len(ids) + overhead for ids in records]
         is_packed = isinstance(self._pass, PackedPass)
+        head = len(self.encoder.template.head) if is_packed else 0  # once a batch
+        overhead = self.encoder.template.shared_overhead_tokens - head
+        lengths = [len(ids) + overhead for ids in records]
         planned = (packed_batches if is_packed else batches)(lengths, self.budget_tokens)
         # a GPU is given all batches before the first is read
         for places, found in [(places, self._one_batch([records[place] for place in places])) for places in planned]:
             rewards_B2[places] = found.cpu().numpy()
-        tokens = sum(lengths)
+        tokens = sum(lengths) + head * len(planned)
         laid_out = tokens if is_packed else sum(len(places) * lengths[places[0]] for places in planned)
         spent = self._spent
         self._spent = Spent(spent.passes + len(planned), spent.record_tokens + tokens, spent.padding_tokens + laid_out - tokens)
@@ -196,8 +214,8 @@ class Scorer:
 
     @torch.inference_mode()
     def _by_transformers(self, records: Sequence[Sequence[int] | Ids]) -> torch.Tensor:
-        batch = shared_batch(records, self.encoder.template, self.encoder.pad_id, self.model.dtype, self.model.device)
-        return pooled_rewards(self.model, batch)
+        batch = shared_batch(records, self.encoder.template, self.encoder.pad_id, self._plain.dtype, self._plain.device)
+        return pooled_rewards(self._plain, batch)
 
 
 @torch.inference_mode()

@@ -14,7 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +32,7 @@ log = logging.getLogger("winnow.kafka")
 
 TRANSACTIONAL_PREFIX = "winnow-"
 _FLUSH_SECONDS = 0.5
+_MOST_LEFT_BEHIND = 5
 _OFFSETS_SECONDS = CALL_TIMEOUT_SECONDS + 2  # how long sending offsets may take: a little more than it is told, in case it listens
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
@@ -100,7 +103,7 @@ class Instance:
 def may_transact(settings: KafkaSettings, transactional_id: str) -> bool:
     """Return whether transactions may go by a name; trying it fences whoever goes by it. Raises SettingInvalid, KafkaRefused."""
     try:
-        _started(settings, transactional_id, {})
+        _begin(_producer(settings, transactional_id, {}), settings, transactional_id)
     except KafkaRefused as refused:
         cause = refused.__cause__
         if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
@@ -109,18 +112,21 @@ def may_transact(settings: KafkaSettings, transactional_id: str) -> bool:
     return True
 
 
-def _started(settings: KafkaSettings, transactional_id: str, more: dict[str, Any]) -> Producer:
-    """Return a producer that has fenced its predecessor. Raises SettingInvalid, KafkaAway, KafkaRefused."""
+def _producer(settings: KafkaSettings, transactional_id: str, more: dict[str, Any]) -> Producer:
+    """Return a producer that has not begun. Raises SettingInvalid."""
     try:
-        producer = Producer({**base_config(settings), "transactional.id": transactional_id, **more}, logger=log)
+        return Producer({**base_config(settings), "transactional.id": transactional_id, **more}, logger=log)
     except KafkaException as error:
         raise SettingInvalid(f"kafka.extra cannot be used: {error.args[0].str()}") from error
+
+
+def _begin(producer: Producer, settings: KafkaSettings, transactional_id: str) -> None:
+    """Fence the producer's predecessor and end its transaction; may be asked again. Raises KafkaAway, KafkaRefused."""
     try:
         producer.init_transactions(settings.connect_timeout_seconds)
     except KafkaException as error:
         kind = KafkaAway if is_away(error.args[0]) else KafkaRefused
         raise kind(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
-    return producer
 
 
 class NotBack(Exception):  # noqa: N818
@@ -143,13 +149,10 @@ class Caller:
         """Make a call and wait for it; raises what it raises, or NotBack. Then there is no use for this caller any more."""
         done: Future[None] = Future()
         self._calls.put((what, done))
-        try:
-            done.result(seconds)
-        except TimeoutError as error:
-            if done.done():
-                raise  # the call's own
+        if not wait([done], seconds).done:
             self.end()
-            raise NotBack from error
+            raise NotBack
+        done.result()
 
     def end(self) -> None:
         """Let the thread end, once the call that it is in comes back."""
@@ -176,9 +179,11 @@ class Sink:
         self._id = transactional_id
         self._refused: list[tuple[str | None, KafkaError]] = []
         self._is_dead = False
-        self._is_abandoned = False
+        self._is_abandoned = True
+        self._successor: Producer | None = None
+        self._left_behind = self._made = 0
         self._caller = Caller()
-        self._producer = self._new_producer()
+        self.renew()
 
     def commit(
         self, messages: Sequence[Outgoing], offsets: dict[Place, int], metadata: object, step: Callable[[str], None] = lambda at: None
@@ -186,7 +191,8 @@ class Sink:
         """Write all messages and the offsets (last + 1, none for who consumes nothing) in one transaction, or nothing.
 
         `step` hears where it is, for faults injected by tests. Raises RecordRefused, TransactionAborted, StartOver,
-        GateFenced (a twin has our id), KafkaRefused (fatal). The transaction is closed in every case.
+        GateFenced (a twin has our id), KafkaRefused (fatal). The transaction is closed in every case, at the latest by the producer
+        that the next call takes.
         """
         try:
             self.renew()
@@ -226,12 +232,15 @@ class Sink:
 
         What is committed is certain only then: whoever starts over asks for this first.
         """
-        if self._is_abandoned:
-            self._producer = self._new_producer()
-            self._is_abandoned = False
+        if not self._is_abandoned:
+            return
+        if self._successor is None:  # asked again, it goes on with what it began: another would be fenced by its late answer
+            self._successor = self._new_producer()
+        _begin(self._successor, self._settings, self._id)
+        self._producer, self._successor, self._is_abandoned, self._is_dead = self._successor, None, False, False
 
     def close(self) -> None:
-        """Let go of the producer, which ends its threads; nothing is open between two transactions. Twice is once."""
+        """Let go of the producer, which ends its threads; what it may have left open Kafka ends in time. Twice is once."""
         self._caller.end()
         self.__dict__.pop("_producer", None)
 
@@ -241,7 +250,10 @@ class Sink:
         try:
             self._caller.call(lambda: producer.send_offsets_to_transaction(places, metadata, CALL_TIMEOUT_SECONDS), _OFFSETS_SECONDS)
         except NotBack:
-            log.error("offsets were not sent in time: producer renewed", extra={"seconds": _OFFSETS_SECONDS})
+            log.error("offsets were not sent in time: producer given up", extra={"seconds": _OFFSETS_SECONDS})
+            self._left_behind += 1
+            if self._left_behind == _MOST_LEFT_BEHIND:  # each keeps its threads and sockets: a new process is cleaner
+                raise KafkaRefused(f"sending offsets has not come back {_MOST_LEFT_BEHIND} times; start again") from None
             self._caller, self._is_abandoned = Caller(), True
             raise TransactionAborted(f"sending offsets has not come back within {_OFFSETS_SECONDS:.0f} s") from None
 
@@ -259,8 +271,9 @@ class Sink:
             return cause
         return KafkaError(KafkaError._FAIL, "the client failed without saying why")  # noqa: SLF001
 
-    def _died(self, error: KafkaError) -> None:
-        self._is_dead = self._is_dead or error.fatal() or error.code() == KafkaError._FATAL  # noqa: SLF001
+    def _died(self, of: int, error: KafkaError) -> None:
+        """Hear what a producer says of itself; one that was given up speaks of itself alone."""
+        self._is_dead = self._is_dead or (of == self._made and (error.fatal() or error.code() == KafkaError._FATAL))  # noqa: SLF001
 
     def _commit(self, step: Callable[[str], None]) -> None:
         step("committing")
@@ -309,12 +322,14 @@ class Sink:
         """After a fatal error: a slow transaction was timed out by Kafka and we go on; a quick one met a twin."""
         if time.monotonic() - begun < self._settings.transaction_timeout_seconds and error.code() in _FENCED:
             raise GateFenced(f"another gate uses the transactional id {self._id} and fenced this one; give each gate its own gate.instance")
-        log.error("producer renewed", extra={"code": error.name(), "detail": error.str()})
+        log.error("producer given up", extra={"code": error.name(), "detail": error.str()})
         self._is_abandoned = True
+        with suppress(KafkaAway):
+            self.renew()
         raise StartOver(error.str())
 
     def _new_producer(self) -> Producer:
-        self._is_dead = False
+        self._made += 1
         more = {
             "transaction.timeout.ms": int(self._settings.transaction_timeout_seconds * 1000),
             "compression.type": self._settings.extra.get("compression.type", "zstd"),
@@ -324,6 +339,6 @@ class Sink:
             "queue.buffering.max.kbytes": 1_048_576,
             "delivery.report.only.error": True,
             "on_delivery": self._delivered,
-            "error_cb": self._died,
+            "error_cb": partial(self._died, self._made),
         }
-        return _started(self._settings, self._id, more)
+        return _producer(self._settings, self._id, more)

@@ -93,7 +93,7 @@ def run_cycle(
         certificate = _certificate(learned, sorted_.flat, audit_key, p_stream, wanted.p_chosen, settings)
         threshold = _threshold(certificate, wanted)
         judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
-        before = _judged_by(champion, learned.test_set.records, stream, rules, tables.gate.device) if champion is not None else None
+        before = _judged_by(champion, learned.test_set.records, stream, rules) if champion is not None else None
         comparison = _compared(judged, before.judged, learned, len(sorted_.hold_out), settings) if before is not None else None
         step("trained")
         decision = _decided(champion, comparison)
@@ -195,10 +195,10 @@ def _decided(champion: Version | None, comparison: Comparison | None) -> dict[st
     return {**may_promote(comparison)._asdict(), "over": champion.digest}
 
 
-def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str], rules: Rules, device: str) -> Before:
+def _judged_by(version: Version, records: Sequence[Labelled], stream: list[str], rules: Rules) -> Before:
     """Return what the champion makes of the held-out records and of the stream, read as it reads them."""
     manifest = version.manifest
-    scorer = load_scorer(version, pick_device(device), SCORE_TOKENS)
+    scorer = load_scorer(version, pick_device("auto"), SCORE_TOKENS, "float32")  # as the new one is judged
     rendering, evidence = cast(Rendering, manifest.rendering), load_evidence(version.directory)
     encoded = encode_labelled(records, scorer.encoder, rendering)
     # what it cannot read it holds, as the gate does

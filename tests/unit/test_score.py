@@ -87,6 +87,34 @@ def test_a_pass_without_padding_is_two_plain_chats(scorers: dict[str, Scorer], n
     assert np.abs(without.rewards(records[:1]).numpy() - truth[:1]).max() <= TOLERANCE
 
 
+def test_a_scorer_without_padding_counts_what_it_reads(starter_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.score.kernels_for", lambda device, dtype: Between())
+    directory = starter_directory / "reward"
+    encoder = Encoder(AutoTokenizer.from_pretrained(directory), WORDS, "chat@1", 512)
+    scorer = Scorer(AutoModelForSequenceClassification.from_pretrained(directory).eval(), encoder, 150)
+    random = np.random.default_rng(3)
+    records = [random.integers(5, 560, length).tolist() for length in (3, 90, 1, 40, 41, 0, 200)]
+    truth = reference_rewards(scorer.model, encoder, records)
+    scorer.let_go()
+    assert np.abs(scorer.rewards(records) - truth).max() <= TOLERANCE, "each in its place"
+    head, overhead = len(encoder.template.head), encoder.template.shared_overhead_tokens
+    spent = scorer.take_spent()
+    assert spent.passes >= 4 and spent.padding_tokens == 0
+    assert spent.record_tokens == sum(map(len, records)) + len(records) * (overhead - head) + spent.passes * head
+
+
+def test_kernels_that_fail_leave_the_padded_pass(starter_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Between):
+        def gated(self, x_T2I: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr("stream.score.kernels_for", lambda device, dtype: Broken())
+    directory = starter_directory / "reward"
+    encoder = Encoder(AutoTokenizer.from_pretrained(directory), WORDS, "chat@1", 512)
+    scorer = Scorer(AutoModelForSequenceClassification.from_pretrained(directory).eval(), encoder, 700)
+    assert np.abs(scorer.rewards([[5, 6]]) - reference_rewards(scorer.model, encoder, [[5, 6]])).max() <= TOLERANCE
+
+
 def test_our_kernels_do_what_torch_does() -> None:
     """In Triton's interpreter; tests/gpu runs them as compiled."""
     pytest.importorskip("triton", reason="torch brings Triton along on Linux alone")

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from bench.constant import ConstantScorer
 from stream.encode import Encoder
-from stream.live_model import fastest_threads
+from stream.live_model import fastest_budget, fastest_threads
 from stream.score import Scorer
 from tests.conftest import WORDS
 
@@ -51,6 +51,29 @@ def four_threads() -> Iterator[None]:
 def test_the_fewest_threads_that_are_as_fast(encoder: Encoder, seconds: dict[int, float], fastest: int) -> None:
     assert fastest_threads(ConstantScorer(encoder), Timed(seconds)) == fastest
     assert torch.get_num_threads() == 4, "measuring changes nothing by itself"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best"),
+    [
+        ({8_192: 0.1, 16_384: 0.2, 32_768: 0.7}, 16_384),  # as fast a token; after one that takes long no larger one is tried
+        ({8_192: 0.1, 16_384: 0.15, 32_768: 0.28, 65_536: 0.55}, 65_536),
+        ({8_192: 0.1, 16_384: 0.25}, 8_192),  # then the memory is full
+    ],
+)
+def test_a_gpu_takes_the_largest_budget_that_is_as_fast(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch, seconds: dict[int, float], best: int
+) -> None:
+    scorer = ConstantScorer(encoder)
+    scorer.device = torch.device("cuda")
+
+    def taken(scorer: Scorer, rows: list[list[int]]) -> float:
+        if scorer.budget_tokens not in seconds:
+            raise torch.OutOfMemoryError
+        return seconds[scorer.budget_tokens]
+
+    monkeypatch.setattr("stream.live_model._least_seconds", taken)
+    assert fastest_budget(scorer, None)[0] == best
 
 
 def test_fewer_threads_are_not_tried_where_they_are_slower(encoder: Encoder) -> None:
