@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -33,6 +34,7 @@ log = logging.getLogger("winnow.kafka")
 TRANSACTIONAL_PREFIX = "winnow-"
 _FLUSH_SECONDS = 0.5
 _MOST_LEFT_BEHIND = 5
+_MOST_COMMITS = 3  # how often a commit is asked for, each for CALL_TIMEOUT_SECONDS
 _OFFSETS_SECONDS = CALL_TIMEOUT_SECONDS + 2  # how long sending offsets may take: a little more than it is told, in case it listens
 
 # The broker looked at one message and will never take it: these isolate a record, anything else stops the topic.
@@ -276,13 +278,16 @@ class Sink:
         self._is_dead = self._is_dead or (of == self._made and (error.fatal() or error.code() == KafkaError._FATAL))  # noqa: SLF001
 
     def _commit(self, step: Callable[[str], None]) -> None:
+        """Commit; where there is no answer for long, a new producer is what brings the outcome about."""
         step("committing")
-        while True:
+        for asked in count(1):
             try:
                 self._producer.commit_transaction(CALL_TIMEOUT_SECONDS)
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
+                if asked == _MOST_COMMITS:
+                    self._start_over(error.args[0])
                 log.warning("the commit has no answer yet", extra={"code": error.args[0].name(), "detail": error.args[0].str()})
             else:
                 return
@@ -322,6 +327,10 @@ class Sink:
         """After a fatal error: a slow transaction was timed out by Kafka and we go on; a quick one met a twin."""
         if time.monotonic() - begun < self._settings.transaction_timeout_seconds and error.code() in _FENCED:
             raise GateFenced(f"another gate uses the transactional id {self._id} and fenced this one; give each gate its own gate.instance")
+        self._start_over(error)
+
+    def _start_over(self, error: KafkaError) -> NoReturn:
+        """Give the producer up, and say that what came of its transaction must be read from Kafka."""
         log.error("producer given up", extra={"code": error.name(), "detail": error.str()})
         self._is_abandoned = True
         with suppress(KafkaAway):
