@@ -8,13 +8,10 @@ import fcntl
 import hashlib
 import logging
 import os
-import queue
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from itertools import count
@@ -23,6 +20,7 @@ from typing import IO, Any, NoReturn
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from foundation.caller import Caller, NotBack
 from foundation.errors import GateFenced, KafkaAway, KafkaRefused, SettingInvalid
 from stream.cluster import CALL_TIMEOUT_SECONDS, base_config, is_away
 from stream.config import KafkaSettings
@@ -131,47 +129,6 @@ def _begin(producer: Producer, settings: KafkaSettings, transactional_id: str) -
         raise kind(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
 
 
-class NotBack(Exception):  # noqa: N818
-    """A call has not come back within its time, and may never."""
-
-
-class Caller:
-    """A thread that makes one call after another, so that one which never comes back can be left behind.
-
-    librdkafka's `send_offsets_to_transaction` has no end of its own, whatever time-out it is given: when the group's coordinator was
-    away for a moment, it may wait for ever (confluentinc/librdkafka#5456, #5511; seen here on a broker that was restarted).
-    """
-
-    def __init__(self) -> None:
-        """Start the thread; it does not keep its process alive."""
-        self._calls: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name="offsets", daemon=True).start()
-
-    def call(self, what: Callable[[], None], seconds: float) -> None:
-        """Make a call and wait for it; raises what it raises, or NotBack. Then there is no use for this caller any more."""
-        done: Future[None] = Future()
-        self._calls.put((what, done))
-        if not wait([done], seconds).done:
-            self.end()
-            raise NotBack
-        done.result()
-
-    def end(self) -> None:
-        """Let the thread end, once the call that it is in comes back."""
-        self._calls.put(None)
-
-    def _run(self) -> None:
-        while (call := self._calls.get()) is not None:
-            what, done = call
-            try:
-                what()
-            except BaseException as error:  # noqa: BLE001 - it is raised where the call is waited for
-                done.set_exception(error)
-            else:
-                done.set_result(None)
-            del what, done, call  # a thread that waits holds no producer
-
-
 class Sink:
     """The transactional producer: one call is one transaction over all routes and the offsets."""
 
@@ -247,7 +204,11 @@ class Sink:
         self.__dict__.pop("_producer", None)
 
     def _send_offsets(self, offsets: dict[Place, int], metadata: object) -> None:
-        """Send offsets; a call that does not come back is left behind with its producer, whose transaction the next one aborts."""
+        """Send offsets; a call that does not come back is left behind with its producer, whose transaction the next one aborts.
+
+        librdkafka gives it no end, whatever time-out it is told: when the group's coordinator was away for a moment, it may wait for ever
+        (confluentinc/librdkafka#5456, #5511; seen here after some restarts of a broker under load).
+        """
         producer, places = self._producer, [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         try:
             self._caller.call(lambda: producer.send_offsets_to_transaction(places, metadata, CALL_TIMEOUT_SECONDS), _OFFSETS_SECONDS)
