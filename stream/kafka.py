@@ -210,16 +210,22 @@ class Source:
         else:
             log.warning("consumer error", extra={"code": error.name(), "detail": error.str()})
 
-    def _assigned(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _assigned(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return  # one that was replaced: it leaves in a thread of its own, and speaks of itself alone
         for place in places:
             self._begin_tenure(place.topic, place.partition)
         self._on_rebalance("assigned", len(places))
 
-    def _revoked(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         self._end_tenures(places)
         self._on_rebalance("revoked", len(places))
 
-    def _lost(self, _consumer: Consumer, places: list[TopicPartition]) -> None:
+    def _lost(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         self._end_tenures(places)
         self._on_rebalance("lost", len(places))
 
@@ -227,9 +233,8 @@ class Source:
         """Join with another client, which reads from what is committed; the one before leaves the group as soon as it can."""
         log.error("the consumer gets no answer: it is replaced", extra={"partitions": len(self._tenure)})
         self._lost(self._consumer, [TopicPartition(topic, partition) for topic, partition in self._tenure])
-        threading.Thread(target=self._consumer.close, name="leave", daemon=True).start()
-        self._is_paused = False
-        self._consumer = self._new_consumer()
+        leaving, self._consumer, self._is_paused = self._consumer, self._new_consumer(), False
+        threading.Thread(target=leaving.close, name="leave", daemon=True).start()
         self.join()
 
     def _begin_tenure(self, topic: str, partition: int) -> None:

@@ -201,6 +201,7 @@ class Sink:
     def close(self) -> None:
         """Let go of the producer, which ends its threads; what it may have left open Kafka ends in time. Twice is once."""
         self._caller.end()
+        self._successor = None
         self.__dict__.pop("_producer", None)
 
     def _send_offsets(self, offsets: dict[Place, int], metadata: object) -> None:

@@ -314,4 +314,8 @@ def test_kafka_may_be_away_while_a_producer_and_the_offsets_are_renewed(monkeypa
         wait_until(lambda: bool(came.extend(record.value for record in source.poll(1, 0.1)) or came), 60)
         sink.commit([], {(topics.records, 0): 1}, source.group_metadata)
         assert came == [b"x"]
+        for thread in threading.enumerate():
+            if thread.name == "leave":
+                thread.join(60)
+        assert source.owned == [(topics.records, 0)], "the client that left took nothing away"
         source.close()
