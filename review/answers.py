@@ -6,6 +6,7 @@ Enters: who asks and what. Leaves: plain values for JSON. Knows neither HTTP nor
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -309,7 +310,7 @@ class Answers:
                     failed.append((row.decision_id, error))
                 except TimeoutError:
                     # it may still be committed: the row stays on its way until the publisher or the topic says what became of it
-                    self._settle_later(row.decision_id, future)
+                    self._settle_later(row.decision_id, verdict, future)
                     late += 1
                 else:
                     self._metrics.verdicts.labels("right" if verdict.is_right else "wrong").inc()
@@ -321,11 +322,15 @@ class Answers:
             if not self._ingest.wait_for(answers[-1][1], _COME_BACK_SECONDS):
                 log.warning("a committed verdict is slow to come back", extra={"decision_id": ids[-1]})
 
-    def _settle_later(self, decision_id: str, future: "Future[None]") -> None:
-        """Lease a record again when the publisher says, too late for who asked, that Kafka has refused its answer."""
+    def _settle_later(self, decision_id: str, verdict: Verdict, future: "Future[None]") -> None:
+        """Lease a record again when it turns out, too late for who asked, that Kafka does not have its answer."""
 
         def told(done: "Future[None]") -> None:
-            if done.exception() is not None and not isinstance(done.exception(), Undecided):
+            if done.exception() is not None:
+                threading.Thread(target=settle, args=(isinstance(done.exception(), Undecided),), name="settle", daemon=True).start()
+
+        def settle(may_come: bool) -> None:
+            if not may_come or not self._ingest.wait_for(verdict, _COME_BACK_SECONDS):
                 self._store.leases.not_published([decision_id], 0.0)
 
         future.add_done_callback(told)

@@ -51,6 +51,8 @@ class Publisher(threading.Thread):
         self._sink = Sink(settings, OWNER)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self.error: WinnowError | None = None
+        self._trouble: str | None = None
+        self._over = threading.Event()
 
     def submit(self, messages: Sequence[Outgoing]) -> "Future[None]":
         """Ask for messages to be committed together; the future raises Unwritable, Undecided or KafkaRefused."""
@@ -60,11 +62,14 @@ class Publisher(threading.Thread):
 
     def not_ready(self) -> str | None:
         """Return why no verdict can be published, or None."""
-        return f"publishing is over: {self.error}" if self.error is not None else None if self.is_alive() else "publishing has not begun"
+        if self.error is not None:
+            return f"publishing is over: {self.error}"
+        return self._trouble if self.is_alive() else "publishing has not begun"
 
     def stop(self) -> None:
         """Commit what waits, then end."""
         if self.is_alive():
+            self._over.set()
             self._jobs.put(None)
             self.join(_PATIENCE_SECONDS * 2)
         self._sink.close()
@@ -131,13 +136,16 @@ class Publisher(threading.Thread):
         while True:
             try:
                 self._sink.renew()
-            except KafkaAway:
-                time.sleep(_PAUSE_SECONDS)
+            except KafkaAway as away:
+                self._trouble = f"Kafka does not say what became of a verdict: {away}"
+                if self._over.wait(_PAUSE_SECONDS):
+                    return
             except WinnowError as error:
                 self.error = error
                 log.error("publishing is over", extra={"detail": str(error)})  # noqa: TRY400
                 return
             else:
+                self._trouble = None
                 return
 
 

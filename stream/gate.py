@@ -241,6 +241,7 @@ class Gate:
         tries = 0
         replacements: Iterator[tuple[Decision, list[Outgoing]]] | None = None
         while True:
+            self._turned()
             lost = {place for place, tenure in batch.tenures.items() if self._source.tenure(*place) != tenure}
             if lost:
                 ours = [i for i, r in enumerate(batch.records) if (r.topic, r.partition) not in lost]
@@ -319,6 +320,7 @@ class Gate:
     def _rewind(self) -> None:
         """Read again from the committed offsets, once whatever was open has ended and Kafka says which they are."""
         while True:
+            self._turned()
             try:
                 self._sink.renew()
                 self._turned()

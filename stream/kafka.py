@@ -25,6 +25,7 @@ log = logging.getLogger("winnow.kafka")
 Place = tuple[str, int]
 MAX_POLL_INTERVAL_SECONDS = 300
 _MOST_EARLY = 16
+_MOST_UNANSWERED = 2
 _NO_KIP_848 = frozenset({KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE})  # noqa: SLF001
 
 
@@ -48,6 +49,7 @@ class Source:
         self._polled_ms: dict[Place, int] = {}
         self._early: list[Message] = []
         self._is_paused = False
+        self._unanswered = 0
         self.group_metadata: object = None
         """Membership as it was right after the last poll; a later one could vouch for partitions already lost."""
         self._consumer = self._new_consumer()
@@ -61,17 +63,16 @@ class Source:
 
         Where nothing has come yet, waits for the first one until the time-out, and for others to come with it for `gather_seconds`.
         """
-        messages, self._early = self._early, []
         if self._is_paused:
             self._is_paused = False
             self._consumer.resume([place for place in self._consumer.assignment() if (place.topic, place.partition) in self._tenure])
         with self._said_no():
-            if most > len(messages):
-                messages += self._consumer.consume(most - len(messages), 0)
-            if timeout_seconds and not messages:  # asked for many at once it would wait for all of them, or for the whole time-out
-                messages = self._consumer.consume(1, timeout_seconds)
-                if messages and most > 1:
-                    messages += self._consumer.consume(most - 1, gather_seconds)
+            self._consume(most - len(self._early), 0)
+            if timeout_seconds and not self._early:  # asked for many at once it would wait for all of them, or for the whole time-out
+                self._consume(1, timeout_seconds)
+                if self._early:
+                    self._consume(most - 1, gather_seconds)
+        messages, self._early = self._early, []
         records = []
         for message in messages:
             error = message.error()
@@ -88,6 +89,12 @@ class Source:
             records.append(record)
         self.group_metadata = self._consumer.consumer_group_metadata()
         return records
+
+    def _consume(self, most: int, timeout_seconds: float) -> None:
+        """Add what has come to what is early: a callback that runs inside may take from there what is no longer owned."""
+        if most > 0:
+            came = self._consumer.consume(most, timeout_seconds)
+            self._early.extend(came)
 
     def serve(self) -> None:
         """Keep the membership alive while a batch takes long: callbacks run, nothing is returned.
@@ -128,8 +135,8 @@ class Source:
     def rewind(self) -> None:
         """Read every owned partition again from its committed offset, as a new tenure.
 
-        Where nothing was ever committed that is the first record this gate polled. A client that gets no answer begins anew: after the
-        broker was away it may never get one (seen here on a broker that was paused for a minute). Raises KafkaRefused.
+        Where nothing was ever committed that is the first record this gate polled. A client that twice gets no answer begins anew: after
+        the broker was away it may never get one (seen here on a broker that was paused for a minute). Raises KafkaAway, KafkaRefused.
         """
         places = [TopicPartition(topic, partition) for topic, partition in self._tenure]
         if not places:
@@ -138,9 +145,11 @@ class Source:
             try:
                 committed = self._consumer.committed(places, timeout=CALL_TIMEOUT_SECONDS)
             except KafkaException as error:
-                if not is_away(error.args[0]):
+                self._unanswered += 1
+                if not is_away(error.args[0]) or self._unanswered < _MOST_UNANSWERED:
                     raise
                 return self._begin_anew()
+            self._unanswered = 0
             for place in committed:
                 if place.error is not None:
                     raise KafkaException(place.error)
@@ -148,7 +157,7 @@ class Source:
                 offset = place.offset if place.offset >= 0 else self._first.get((place.topic, place.partition))
                 self._begin_tenure(place.topic, place.partition)
                 if offset is not None:
-                    self._consumer.seek(TopicPartition(place.topic, place.partition, offset))
+                    self._seek(TopicPartition(place.topic, place.partition, offset))
 
     def lag(self) -> dict[int, tuple[int, int]] | None:
         """Return (committed, end) per partition of the topic, whoever owns it; None when Kafka does not answer."""
@@ -229,11 +238,20 @@ class Source:
         self._end_tenures(places)
         self._on_rebalance("lost", len(places))
 
+    def _seek(self, place: TopicPartition) -> None:
+        """Read a partition from a place; one whose reading has not begun since it was assigned begins at what is committed by itself."""
+        try:
+            self._consumer.seek(place)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError._STATE:  # noqa: SLF001
+                raise
+
     def _begin_anew(self) -> None:
         """Join with another client, which reads from what is committed; the one before leaves the group as soon as it can."""
         log.error("the consumer gets no answer: it is replaced", extra={"partitions": len(self._tenure)})
         self._lost(self._consumer, [TopicPartition(topic, partition) for topic, partition in self._tenure])
-        leaving, self._consumer, self._is_paused = self._consumer, self._new_consumer(), False
+        leaving, self._consumer = self._consumer, self._new_consumer()
+        self._is_paused, self._unanswered = False, 0
         threading.Thread(target=leaving.close, name="leave", daemon=True).start()
         self.join()
 

@@ -12,7 +12,6 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -103,7 +102,7 @@ class Instance:
 def may_transact(settings: KafkaSettings, transactional_id: str) -> bool:
     """Return whether transactions may go by a name; trying it fences whoever goes by it. Raises SettingInvalid, KafkaRefused."""
     try:
-        _begin(_producer(settings, transactional_id, {}), settings, transactional_id)
+        _begin(_producer(settings, transactional_id, {}), transactional_id, settings.connect_timeout_seconds)
     except KafkaRefused as refused:
         cause = refused.__cause__
         if isinstance(cause, KafkaException) and cause.args[0].code() == KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED:
@@ -120,10 +119,10 @@ def _producer(settings: KafkaSettings, transactional_id: str, more: dict[str, An
         raise SettingInvalid(f"kafka.extra cannot be used: {error.args[0].str()}") from error
 
 
-def _begin(producer: Producer, settings: KafkaSettings, transactional_id: str) -> None:
+def _begin(producer: Producer, transactional_id: str, seconds: float) -> None:
     """Fence the producer's predecessor and end its transaction; may be asked again. Raises KafkaAway, KafkaRefused."""
     try:
-        producer.init_transactions(settings.connect_timeout_seconds)
+        producer.init_transactions(seconds)
     except KafkaException as error:
         kind = KafkaAway if is_away(error.args[0]) else KafkaRefused
         raise kind(f"Kafka would not start transactions for {transactional_id}: {error.args[0].str()}") from error
@@ -142,7 +141,7 @@ class Sink:
         self._successor: Producer | None = None
         self._left_behind = self._made = 0
         self._caller = Caller()
-        self.renew()
+        self.renew(settings.connect_timeout_seconds)
 
     def commit(
         self, messages: Sequence[Outgoing], offsets: dict[Place, int], metadata: object, step: Callable[[str], None] = lambda at: None
@@ -186,16 +185,16 @@ class Sink:
                 self._give_up(error.__cause__.args[0], begun)
             self._give_up(self._cause_of_death(), begun)
 
-    def renew(self) -> None:
+    def renew(self, seconds: float = CALL_TIMEOUT_SECONDS) -> None:
         """Take a new producer where the last one is of no use any more, which ends its transaction. Raises KafkaAway, KafkaRefused.
 
-        What is committed is certain only then: whoever starts over asks for this first.
+        What is committed is certain only then: whoever starts over asks for this first, until it succeeds.
         """
         if not self._is_abandoned:
             return
         if self._successor is None:  # asked again, it goes on with what it began: another would be fenced by its late answer
             self._successor = self._new_producer()
-        _begin(self._successor, self._settings, self._id)
+        _begin(self._successor, self._id, seconds)
         self._producer, self._successor, self._is_abandoned, self._is_dead = self._successor, None, False, False
 
     def close(self) -> None:
@@ -220,6 +219,7 @@ class Sink:
                 raise KafkaRefused(f"sending offsets has not come back {_MOST_LEFT_BEHIND} times; start again") from None
             self._caller, self._is_abandoned = Caller(), True
             raise TransactionAborted(f"sending offsets has not come back within {_OFFSETS_SECONDS:.0f} s") from None
+        self._left_behind = 0
 
     def _flush(self) -> None:
         """Wait until every message is delivered or refused; a producer that has been fenced would wait for ever."""
@@ -295,8 +295,6 @@ class Sink:
         """Give the producer up, and say that what came of its transaction must be read from Kafka."""
         log.error("producer given up", extra={"code": error.name(), "detail": error.str()})
         self._is_abandoned = True
-        with suppress(KafkaAway):
-            self.renew()
         raise StartOver(error.str())
 
     def _new_producer(self) -> Producer:

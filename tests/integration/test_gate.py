@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from demo.broker import temporary_broker
 from demo.ledger import read_ledger
 from demo.twins import take
+from foundation.errors import KafkaAway
 from stream import wire
 from stream.cluster import make_topics
 from stream.config import KafkaSettings, TopicSettings
@@ -304,6 +305,8 @@ def test_kafka_may_be_away_while_a_producer_and_the_offsets_are_renewed(monkeypa
         sink._is_abandoned = True
         os.kill(broker.process.pid, signal.SIGSTOP)
         try:
+            with pytest.raises(KafkaAway, match="consumer of away in group away failed"):
+                source.rewind()
             source.rewind()
             assert not source.owned, "another client begins anew"
             with pytest.raises(TransactionAborted, match="Kafka would not start transactions for winnow-away"):
