@@ -12,7 +12,7 @@ from stream.between import Between, Heads, Part, blocks_of
 from stream.kernels import CompiledBetween
 
 TOKENS, HIDDEN, EPS = 7, 40, 1e-6
-TOLERANCES = {"float32": 1e-6, "float16": 2**-9, "bfloat16": 2**-7}  # of the greatest number
+TOLERANCES = {"float32": 5e-6, "float16": 2**-9, "bfloat16": 2**-7}  # of the greatest number
 LEAST = 28  # comparisons
 # a head, a record that takes two blocks, the shortest one, and one whose answers lie in different blocks
 PARTS = Part(*np.array([[0, 70, 170, 172], [70, 100, 2, 70], [70, 96, 1, 66], [0, 3, 1, 4], [0, 70, 70, 70]]))
