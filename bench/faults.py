@@ -12,8 +12,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,14 +22,14 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlparse
 
-from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import AdminClient
 
-from bench.gate_process import metric, topics_of
+from bench.fault_causes import CLOCK, FAULTS, IN_BUCKET, PARTITIONS, STORE, Cause, Scene, told, until
+from bench.gate_process import topics_of
 from bench.load import feed, fill
 from bench.machine import keep
 from bench.postgresql import postgresql, programs
@@ -44,164 +42,18 @@ from bench.watched import ask, prometheus
 from demo.broker import Broker, free_port, start_broker
 from demo.ledger import messages, read_ledger
 from demo.processes import end, start
-from foundation.errors import WinnowError
 from model_registry.config import RegistrySettings
 from model_registry.registry import CHAMPION, Registry
-from stream.cluster import administrator, base_config, make_topics, records_waiting
+from stream.cluster import base_config, make_topics, records_waiting
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.live_model import load_live_model
 
-PARTITIONS = 4
 MOST_PER_SECOND, LOAD_SHARE = 150, 0.4
 HELD, REVIEWERS = 400, 4
 GIGABYTE = 1_000_000_000
 _DATABASE, _BACKLOG = "review database gone 30 s", "backlog"
-_STORE, _CLOCK = "object store silent 30 s", "clock set 2 h ahead, then 1 h back"
-_HOUR_SECONDS = 3_600
-IN_BUCKET = "s3://registry/models"
 MOTO = Path(sys.prefix) / "moto"
-_SETTLE_SECONDS, _MOST_SECONDS, _MOST_CAUGHT_UP_SECONDS, _RATE_SECONDS, _IDLE_SECONDS = 6.0, 240.0, 600.0, 5.0, 3
-
-
-class Scene(NamedTuple):
-    """What a fault may touch."""
-
-    place: Path
-    broker: Broker
-    port: int
-    kafka: KafkaSettings
-    topics: TopicSettings
-    registry: str
-    metrics_port: int
-    store: S3Server | None = None
-    clock: Clock | None = None
-
-
-Cause = Callable[[Scene], float | None]
-"""Brings a fault about; returns when it ended, in monotonic seconds, where that is not when it returns."""
-
-
-def broker_restarted(scene: Scene) -> None:
-    """Stop the broker under load and start it again on the same data."""
-    scene.broker.stop()
-    time.sleep(5)
-    again = start_broker(scene.port, scene.broker.directory)
-    scene.broker.process = again.process
-
-
-def broker_killed(scene: Scene) -> None:
-    """Kill the broker, as a machine that loses power does, and start it again on the same data."""
-    scene.broker.process.kill()
-    scene.broker.process.wait()
-    again = start_broker(scene.port, scene.broker.directory)
-    scene.broker.process = again.process
-
-
-def broker_paused(scene: Scene) -> None:
-    """Stop the broker's process for a minute without closing a connection."""
-    os.kill(scene.broker.process.pid, signal.SIGSTOP)
-    time.sleep(60)
-    os.kill(scene.broker.process.pid, signal.SIGCONT)
-
-
-def partitions_added(scene: Scene) -> None:
-    """Give the input and the outputs two more partitions each."""
-    admin = administrator(scene.kafka)
-    wanted = [NewPartitions(name, PARTITIONS + 2) for name in scene.topics.model_dump().values()]
-    for made in admin.create_partitions(wanted).values():
-        made.result(20)
-
-
-def registry_gone(scene: Scene) -> None:
-    """Take the registry away for half a minute, as an object store or a network disk goes."""
-    place = Path(scene.registry)
-    aside = place.with_suffix(".gone")
-    place.rename(aside)
-    time.sleep(30)
-    aside.rename(place)
-
-
-def store_silent(scene: Scene) -> float:
-    """Let the object store answer nothing for half a minute; what is published and promoted in it afterwards must be taken up."""
-    assert scene.store is not None
-    registry = Registry(RegistrySettings(url=scene.registry))
-    version = registry.verified(CHAMPION)
-    scene.store.fall_silent()
-    time.sleep(30)
-    scene.store.answer()
-    ended = time.monotonic()
-    if not _metric(scene.metrics_port, "winnow_refused_total"):
-        raise WinnowError("the gate did not notice that the object store was silent")
-    again = registry.publish(version.directory, version.manifest.model_copy(update={"created": "2026-01-02"}))
-    registry.point(CHAMPION, str(again.number), "faults")
-    _until(lambda: _metric(scene.metrics_port, "winnow_swaps_total") == 1, "the promoted version to be taken up", 60.0)
-    return ended
-
-
-def clock_set(scene: Scene) -> float:
-    """Set the gate's clock two hours ahead for a while, then to an hour behind, as a clock that was wrong is set right."""
-    assert scene.clock is not None
-    for hours, seconds in ((2, 20.0), (-1, 5.0)):
-        scene.clock.set(hours * _HOUR_SECONDS)
-        ended = time.monotonic()
-        time.sleep(seconds)
-        ahead = _metric(scene.metrics_port, "winnow_last_turn_timestamp_seconds") - time.time()
-        print(f"its clock set {hours:+} h: by its last turn {ahead:+.0f} s", file=sys.stderr, flush=True)
-        if hours > 0 and abs(ahead - hours * _HOUR_SECONDS) > _HOUR_SECONDS / 10:
-            raise WinnowError(f"the gate's clock is {ahead:.0f} s ahead, it was to be {hours} h")
-    return ended
-
-
-def disk_full(scene: Scene) -> None:
-    """Let a training publish into a registry whose disk is full; the version must not be there, and the champion must."""
-    registry = Registry(RegistrySettings(url=scene.registry))
-    version = registry.verified(CHAMPION)
-    before = registry.versions()
-    with tempfile.TemporaryDirectory(prefix="winnow-full-") as name:
-        small = Path(name)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", name], check=True)
-        try:
-            full = Registry(RegistrySettings(url=str(small / "registry")))
-            prepared = scene.place / "prepared"
-            shutil.copytree(version.directory, prepared, ignore=shutil.ignore_patterns("manifest.json"))
-            try:
-                full.publish(prepared, version.manifest)
-            except OSError:
-                pass
-            else:
-                raise WinnowError("a full disk took a whole version")
-            if full.versions():
-                raise WinnowError(f"half a version is visible: {full.versions()}")
-        finally:
-            subprocess.run(["umount", name], check=True)
-    if registry.versions() != before:
-        raise WinnowError("the registry in service was touched")
-
-
-def reader_slow(scene: Scene) -> None:
-    """Let somebody read clean a record at a time, twenty a second, for half a minute."""
-    reader = Consumer(
-        {**base_config(scene.kafka), "group.id": "slow", "auto.offset.reset": "earliest", "isolation.level": "read_committed"}
-    )
-    reader.subscribe([scene.topics.clean])
-    begun = time.monotonic()
-    while time.monotonic() - begun < 30:  # noqa: PLR2004
-        reader.poll(1.0)
-        time.sleep(0.05)
-    reader.close()
-
-
-FAULTS: dict[str, Cause] = {
-    "broker restarted": broker_restarted,
-    "broker killed": broker_killed,
-    "broker paused 60 s": broker_paused,
-    "partitions added": partitions_added,
-    "registry gone 30 s": registry_gone,
-    "disk full at the registry": disk_full,
-    _STORE: store_silent,
-    _CLOCK: clock_set,
-    "slow reader of clean": reader_slow,
-}
+_SETTLE_SECONDS, _MOST_CAUGHT_UP_SECONDS, _RATE_SECONDS, _IDLE_SECONDS = 6.0, 600.0, 5.0, 3
 
 
 def bearable(registry: RegistrySettings) -> int:
@@ -217,8 +69,8 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings, per_s
     with ExitStack() as parts:
         port = free_port()
         broker, kafka, topics = _with_kafka(parts, place, "faults", port)
-        store = parts.enter_context(_store_with(copied, place)) if name == _STORE else None
-        clock = Clock(place) if name == _CLOCK else None
+        store = parts.enter_context(_store_with(copied, place)) if name == STORE else None
+        clock = Clock(place) if name == CLOCK else None
         metrics, config = free_port(), place / "winnow.toml"
         scene = Scene(place, broker, port, kafka, topics, str(copied) if store is None else IN_BUCKET, metrics, store, clock)
         config.write_text(_settings(scene))
@@ -237,19 +89,19 @@ def meet(name: str, cause: Cause, place: Path, registry: RegistrySettings, per_s
             """How many of the records that were due since the load began have not been committed, producers' own queues included."""
             return per_second * (time.monotonic() - begun) - _committed(metrics)
 
-        _until(lambda: _waiting(scene) < 2 * per_second and _committed(metrics) > 0, "the gate to keep up before the fault")
+        until(lambda: _waiting(scene) < 2 * per_second and _committed(metrics) > 0, "the gate to keep up before the fault")
         time.sleep(_SETTLE_SECONDS)
         usual, caused = behind(), time.monotonic()
         ended = cause(scene) or time.monotonic()
-        _until(_keeps_up(lambda: _committed(metrics), per_second), f"full rate to come back after: {name}")
+        until(_keeps_up(lambda: _committed(metrics), per_second), f"full rate to come back after: {name}")
         back_seconds = time.monotonic() - ended
-        _until(lambda: behind() < usual + 2 * per_second, f"the gate to catch up after: {name}", _MOST_CAUGHT_UP_SECONDS)
+        until(lambda: behind() < usual + 2 * per_second, f"the gate to catch up after: {name}", _MOST_CAUGHT_UP_SECONDS)
         caught_up_seconds = time.monotonic() - ended
         alerts = _alerts(address, time.monotonic() - caused)
         ended_by_itself = gate.poll()
         over.set()
         load.join(60)
-        _until(lambda: _waiting(scene) == 0, "the last record")
+        until(lambda: _waiting(scene) == 0, "the last record")
         time.sleep(_IDLE_SECONDS)
         ledger = read_ledger(broker.address, topics)
     return {
@@ -278,15 +130,15 @@ def database_gone(place: Path) -> dict[str, Any]:
         parts.callback(over.set)
         for person in people:
             person.start()
-        _until(lambda: len(said) > HELD / 10, "the first answers")
+        until(lambda: len(said) > HELD / 10, "the first answers")
         print(len(said), "answers before the database goes", file=sys.stderr, flush=True)
         database.stop()
         time.sleep(30)
         database.start()
         before, ended = len(said), time.monotonic()
-        _until(lambda: len(said) > before + REVIEWERS, "answers after the database has come back")
+        until(lambda: len(said) > before + REVIEWERS, "answers after the database has come back")
         back_seconds = time.monotonic() - ended
-        _until(lambda: len({m.key() for m in messages(broker.address, topics.verdicts)}) == HELD, "an answer to every record")
+        until(lambda: len({m.key() for m in messages(broker.address, topics.verdicts)}) == HELD, "an answer to every record")
         over.set()
         for person in people:
             person.join(60)
@@ -312,7 +164,7 @@ def backlog(place: Path, registry: RegistrySettings, gigabytes: float) -> dict[s
         begun = time.monotonic()
         gate = start("gate", config)
         parts.callback(end, gate)
-        _until(lambda: _committed(metrics) > 0 and _waiting(scene) == 0, "the backlog to be judged", 1_200.0)
+        until(lambda: _committed(metrics) > 0 and _waiting(scene) == 0, "the backlog to be judged", 1_200.0)
         seconds = time.monotonic() - begun
         time.sleep(_IDLE_SECONDS)
         ledger = read_ledger(broker.address, topics)
@@ -362,23 +214,7 @@ def _waiting(scene: Scene) -> float:
 
 
 def _committed(port: int) -> float:
-    return _metric(port, "winnow_records_total")
-
-
-def _metric(port: int, name: str) -> float:
-    """Return what a gate says of itself, 0 while it does not answer."""
-    try:
-        return metric(port, name)
-    except OSError:
-        return 0.0
-
-
-def _until(is_so: Callable[[], bool], what: str, most_seconds: float = _MOST_SECONDS) -> None:
-    deadline = time.monotonic() + most_seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise WinnowError(f"waited {most_seconds:.0f} s in vain for {what}")
-        time.sleep(0.5)
+    return told(port, "winnow_records_total")
 
 
 def _keeps_up(count: Callable[[], float], per_second: float) -> Callable[[], bool]:
@@ -422,8 +258,8 @@ def left_out(chosen: set[str]) -> dict[str, str]:
     """Return which of these faults cannot be brought about here, and what they need."""
     needs = {
         _DATABASE: (programs() is not None, "the Debian package postgresql"),
-        _STORE: (MOTO.is_dir(), f"moto in {MOTO}; `make bench-faults` installs it"),
-        _CLOCK: (compiler() is not None, "a C compiler: cc, from the Debian package gcc"),
+        STORE: (MOTO.is_dir(), f"moto in {MOTO}; `make bench-faults` installs it"),
+        CLOCK: (compiler() is not None, "a C compiler: cc, from the Debian package gcc"),
     }
     return {name: what for name, (is_there, what) in needs.items() if name in chosen and not is_there}
 

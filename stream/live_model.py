@@ -151,11 +151,6 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def usual_precision(device: torch.device, wanted: str = "auto") -> torch.dtype:
-    """Return what matrix products run in before anything is measured: bfloat16 on a GPU, float32 on a CPU and where it is asked for."""
-    return torch.float32 if device.type == "cpu" or wanted == "float32" else torch.bfloat16
-
-
 def load_scorer(version: Version, device: torch.device, batch_tokens: int | None, precision: str = "auto") -> Scorer:
     """Load weights and tokenizer of a version, by `auto` in float32 on a CPU and bfloat16 on a GPU. Raises ModelRefused."""
     manifest = version.manifest
@@ -174,8 +169,8 @@ def load_scorer(version: Version, device: torch.device, batch_tokens: int | None
     encoder = Encoder(tokenizer, manifest.verdict_words, cast(Encoding, manifest.encoding), manifest.max_length)
     if encoder.pad_id != manifest.pad_id:
         raise ModelRefused(f"{version.label}: the tokenizer pads with {encoder.pad_id}, the manifest says {manifest.pad_id}")
-    tokens = budgets(device, batch_tokens)[-1]
-    return Scorer(cast(PreTrainedModel, model.eval()), encoder, tokens, usual_precision(device, precision), device)
+    tokens, first = budgets(device, batch_tokens)[-1], torch.float32 if device.type == "cpu" or precision == "float32" else torch.bfloat16
+    return Scorer(cast(PreTrainedModel, model.eval()), encoder, tokens, first, device)
 
 
 def _fastest(version: Version, scorer: Scorer, settings: GateSettings, like: LiveModel | None) -> Scorer:
