@@ -23,10 +23,14 @@ def config_check(config: Config = None) -> None:
     from foundation.secret_file import read_named
     from model_registry.registry import Registry
     from review.auth import check_bind, load_users
+    from stream.boot import load_lotteries
     from stream.rules import Rules
     from stream.schemas import Schemas
+    from stream.serve import load_token
 
     Rules.load(settings.gate.rules_file)
+    load_lotteries(settings.gate)
+    load_token(settings.serve.token_file)
     check_bind(settings.review, load_users(settings.review.users_file))
     Registry(settings.registry)
     Schemas(settings.kafka).close()

@@ -75,7 +75,7 @@ OVERVIEW = Board(
         Row(
             "Who is up",
             (
-                Panel("Gates", "Gates that tell their figures.", "short", (Query("count(winnow_owned_partitions{})"),), "stat", 4, 5, RED_GREEN),
+                Panel("Gates ready", "Gates that can judge: Kafka answers, the model is warm, they have their share of the partitions.", "short", (Query("sum(winnow_ready{})"),), "stat", 4, 5, RED_GREEN),
                 Panel("Partitions owned", "Partitions that some gate owns; fewer than the topic has means that some records wait.", "short", (Query("sum(winnow_owned_partitions{})"),), "stat", 4, 5, RED_GREEN),
                 Panel("Review service", "1 where it tells its figures.", "short", (Query("count(winnow_review_oldest_open_seconds{})"),), "stat", 4, 5, RED_GREEN),
                 Panel("Trainer", "1 where `winnow train --watch` tells its figures.", "short", (Query("count(winnow_train_running{})"),), "stat", 4, 5, RED_GREEN),
@@ -126,7 +126,7 @@ PIPELINE = Board(
                 Panel("Lag by partition", "Records between what the owner has polled and the end.", "short", (Query("sum by (partition) (winnow_lag_records{})", "{{partition}}"),)),
                 Panel("Owned partitions", "By gate.", "short", (Query("winnow_owned_partitions{}", "{{instance}}"),), stacked=True),
                 Panel("Since the last commit", "By gate; grows while no record comes, too.", "s", (Query("time() - (winnow_last_commit_timestamp_seconds{} > 0)", "{{instance}}"),)),
-                Panel("Transactions", "A second, by outcome; aborted ones are tried again, split ones held a record that the broker refused.", "ops", (Query(rate("winnow_transactions_total", "outcome"), "{{outcome}}"),)),
+                Panel("Transactions", "A second, by outcome; aborted ones are tried again, split ones held a record that the broker refused, of unknown ones Kafka is asked what came of them.", "ops", (Query(rate("winnow_transactions_total", "outcome"), "{{outcome}}"),)),
                 Panel("Rebalances", "Callbacks in five minutes, by kind.", "short", (Query("sum by (kind) (increase(winnow_rebalances_total{}[5m]))", "{{kind}}"),)),
                 Panel("Schema registry", "Vain tries a second to fetch the schema that a record names; the gate waits meanwhile.", "ops", (Query(rate("winnow_schema_registry_failures_total"), "failed"),)),
                 Panel("Given up, unwritable", "Records left to a partition's next owner, and records that the broker refused.", "recps", (Query(rate("winnow_records_given_up_total"), "given up"), Query(rate("winnow_records_unwritable_total"), "unwritable"), Query(rate("winnow_audits_refused_total"), "audit copies refused"))),

@@ -65,6 +65,9 @@ class Bucket:
         if not parsed.netloc:
             raise SettingInvalid(f"registry.url = {url} names no bucket; use {parsed.scheme}://BUCKET/PREFIX")
         self._name, self._scheme = parsed.netloc, parsed.scheme
+        empty = next((name for name, value in os.environ.items() if name.startswith(_NAMES[parsed.scheme][0]) and not value), None)
+        if empty is not None:  # the client would take nothing for an endpoint or a key
+            raise SettingInvalid(f"{empty} is set to nothing; give it a value, or leave it out")
         self._kept: dict[str, Found] = {}
         with self._asked():
             self._small, self._large = self._client(_SMALL), self._client(_LARGE)

@@ -69,6 +69,7 @@ _STATUS: dict[type[WinnowError], int] = {
     KafkaRefused: 503,
     ModelRefused: 409,
 }
+_CAUSES = {429: "rate", 403: "other-site"}
 _CODES: dict[type[WinnowError], str] = {Unwritable: "unwritable", Undecided: "undecided", KafkaRefused: "kafka", ModelRefused: "model"}
 
 Act = Callable[[Who, dict[str, Any], Request], Any]
@@ -166,8 +167,7 @@ class Pages:
                 raise NotAllowed(403, "other_site")
             token, csrf, seconds = await run_in_threadpool(self._door.log_in, name, password, address)
         except NotAllowed as error:
-            why = "rate" if error.status == 429 else "password"  # noqa: PLR2004
-            self._metrics.refused.labels(why).inc()
+            self._metrics.refused.labels(_CAUSES.get(error.status, "password")).inc()
             if error.status == 401:  # noqa: PLR2004  # those beyond the rate are as many as somebody likes
                 await run_in_threadpool(self._store.accounts.note, name[:MOST_NAME], "login refused", address)
             return _refusal(error)

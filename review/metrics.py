@@ -54,7 +54,7 @@ class ReviewMetrics:
             self.waiting.labels(look)
         for verdict in ("right", "wrong"):
             self.verdicts.labels(verdict)
-        for cause in ("password", "rate", "unknown"):
+        for cause in ("password", "rate", "other-site"):
             self.refused.labels(cause)
 
     def say_wrong_passed(self, draws: int, found: tuple[float, float, float] | None) -> None:

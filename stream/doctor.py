@@ -152,11 +152,16 @@ def _topics(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterat
 
 def _rights(admin: Administrator, tables: Any, counts: dict[str, int]) -> Iterator[Finding]:
     topics = tables.topics
-    outputs = [topics.clean, topics.quarantine, topics.dead_letter, topics.audit, topics.verdicts]
-    missing = missing_rights(admin, topics.records, [name for name in outputs if name in counts], tables.gate.group)
-    if missing:
-        mend = f"`kafka-acls --bootstrap-server {tables.kafka.bootstrap_servers} --add` for the user of kafka.extra"
+    outputs = [name for name in (topics.clean, topics.quarantine, topics.dead_letter, topics.audit) if name in counts]
+    missing = missing_rights(admin, topics.records, [*outputs, *({topics.verdicts} & counts.keys())], tables.gate.group)
+    of_gates = [right for right in missing if right != f"WRITE on {topics.verdicts}"]
+    mend = f"`kafka-acls --bootstrap-server {tables.kafka.bootstrap_servers} --add` for the user of kafka.extra"
+    if of_gates:
         yield Finding("rights", "broken", f"missing: {', '.join(missing)}", mend, 3)
+    elif missing:
+        yield Finding(
+            "rights", "warning", f"missing, and a gate does not need it: {', '.join(missing)}; review service and replay do", mend
+        )
     else:
         yield Finding("rights", "well", "the input may be read, the group joined, every output written")
 

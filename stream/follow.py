@@ -271,5 +271,5 @@ class Follower(threading.Thread):
         """Count every refusal; log the first of each name."""
         self._metrics.refused.labels(what).inc()
         if name not in self._refused:
-            log.error("refused, the old one serves on", extra={"what": what, "detail": str(error)})
+            log.error("refused, the old one serves on", extra={"what": what, "which": name, "detail": str(error)})
         self._refused[name] = self._looks

@@ -38,6 +38,7 @@ _IDLE_CHECK_SECONDS = 0.5
 _LAG_EVERY_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 10.0
 _AWAY_PAUSE_SECONDS = 1.0
+_NONE_LEFT_SECONDS = 60.0
 _TRIES_AFTER_STOP = 3
 _MIN_POLL_RECORDS = 16
 
@@ -99,6 +100,7 @@ class Gate:
         self._most_in_flight = 1
         self._guards = Guards(service.judge, follower, metrics, settings)
         self._lag_seen = 0.0
+        self._joined = 0.0
         self._stop = Event()
 
     def run(self, stop: Event, until_idle_seconds: float | None = None) -> None:
@@ -109,6 +111,7 @@ class Gate:
         self._stop = stop
         self._step("joining")
         self._source.join()
+        self._joined = time.monotonic()
         idle_since: float | None = None
         idle_seen = 0.0
         try:
@@ -127,6 +130,7 @@ class Gate:
                 self._commit_oldest()
         finally:
             self._health.ready = False
+            self._metrics.ready.set(0)
             self._host.shutdown(wait=False, cancel_futures=True)
             self._device.shutdown(wait=False, cancel_futures=True)
             self._source.close()
@@ -134,6 +138,8 @@ class Gate:
     def _turned(self) -> None:
         self._health.turned()
         self._metrics.last_turn_seconds.set(time.time())
+        self._metrics.ready.set(self._health.ready)
+        self._report()
 
     def _turn(self) -> bool:
         """Poll once, commit once if something is ready; return whether there was anything to do."""
@@ -144,8 +150,7 @@ class Gate:
                 waits = (0.0, 0.0) if self._in_flight else (_IDLE_POLL_SECONDS, self._gather_seconds)
                 records = self._source.poll(self._poll_records, *waits)
             self._most_in_flight = _IN_FLIGHT if self._is_behind(len(records)) else 1
-            self._health.ready = bool(self._source.owned) or self._health.ready
-        self._report()
+            self._health.ready = self._is_ready()
         if records:
             self._step("polled")
             self._take_up(records)
@@ -156,6 +161,11 @@ class Gate:
             return True
         self._commit_passed_ends()
         return False
+
+    def _is_ready(self) -> bool:
+        """Return whether Kafka answers and this gate has its share: partitions, or none where others have had them all for long."""
+        has_share = bool(self._source.owned) or self._health.ready or time.monotonic() - self._joined > _NONE_LEFT_SECONDS
+        return has_share and self._source.hears_kafka()
 
     def _is_behind(self, polled: int) -> bool:
         """Return whether a good part of what one batch may hold is waiting.
@@ -268,6 +278,7 @@ class Gate:
                     raise TopicNotWritable(f"stopped while Kafka refused a batch, whose offsets have not moved: {aborted}") from aborted
                 self._wait(min(_MAX_PAUSE_SECONDS, 0.1 * 2 ** min(tries, 10)))
             except StartOver:
+                self._metrics.transactions.labels("unknown").inc()
                 self._metrics.dropped.inc(len(batch.records))
                 self._start_over()
                 return
@@ -341,6 +352,7 @@ class Gate:
         try:
             self._sink.commit([], ends, self._source.group_metadata)
         except (TransactionAborted, StartOver) as error:
+            self._metrics.transactions.labels("unknown" if isinstance(error, StartOver) else "aborted").inc()
             log.warning("could not commit past control records", extra={"detail": str(error)})
             self._rewind()
 

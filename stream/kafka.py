@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -25,6 +25,7 @@ log = logging.getLogger("winnow.kafka")
 Place = tuple[str, int]
 MAX_POLL_INTERVAL_SECONDS = 300
 _MOST_EARLY = 16
+_ASK_EVERY_SECONDS, _ASK_SECONDS = 5.0, 1.0
 _MOST_UNANSWERED = 2
 _NO_KIP_848 = frozenset({KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE})  # noqa: SLF001
 
@@ -50,6 +51,8 @@ class Source:
         self._early: list[Message] = []
         self._is_paused = False
         self._unanswered = 0
+        self._is_cut_off = False
+        self._asked = 0.0
         self.group_metadata: object = None
         """Membership as it was right after the last poll; a later one could vouch for partitions already lost."""
         self._consumer = self._new_consumer()
@@ -112,6 +115,15 @@ class Source:
             self._consumer.pause(self._consumer.assignment())
             self._is_paused = True
         self.group_metadata = self._consumer.consumer_group_metadata()
+
+    def hears_kafka(self) -> bool:
+        """Return whether any broker answers; asked, for up to a second, only after the client has said that none does."""
+        if self._is_cut_off and time.monotonic() - self._asked >= _ASK_EVERY_SECONDS:
+            with suppress(KafkaException):
+                self._consumer.list_topics(self._topic, timeout=_ASK_SECONDS)
+                self._is_cut_off = False
+            self._asked = time.monotonic()
+        return not self._is_cut_off
 
     def tenure(self, topic: str, partition: int) -> int | None:
         """Return the number of this partition's present assignment, None when it is not owned."""
@@ -200,10 +212,16 @@ class Source:
             "auto.offset.reset": self._settings.extra.get("auto.offset.reset", "earliest"),
             "max.poll.interval.ms": MAX_POLL_INTERVAL_SECONDS * 1000,
             "fetch.wait.max.ms": 50,
+            "error_cb": self._heard,
         }
         if self._protocol == "classic":
             config |= {"partition.assignment.strategy": "cooperative-sticky", "session.timeout.ms": 10_000}
         return Consumer(config, logger=log)
+
+    def _heard(self, error: KafkaError) -> None:
+        """Hear what concerns the client as a whole: a gate that waits for nothing meets an outage nowhere else."""
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._is_cut_off = True
 
     def _note(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001

@@ -29,6 +29,10 @@ class TrainMetrics:
         self.waiting = Gauge("winnow_train_verdicts_waiting", "Answered records that no cycle has learned from.", registry=self.registry)
         self.needed = Gauge("winnow_train_verdicts_needed", "How many of them start a cycle.", registry=self.registry)
         self.drift = Gauge("winnow_train_drift", "1 while drift of the champion is said and not answered, else 0.", registry=self.registry)
+        self.started_seconds = Gauge(
+            "winnow_train_started_timestamp_seconds", "Unix time when the trainer was started.", registry=self.registry
+        )
+        self.started_seconds.set_to_current_time()
         self.newest_created_seconds = Gauge(
             "winnow_train_newest_created_timestamp_seconds", "Unix time when the newest version was published.", registry=self.registry
         )

@@ -10,7 +10,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from foundation.errors import DataRefused, KafkaRefused, ModelRefused, SettingInvalid
+from foundation.errors import DataRefused, KafkaRefused, ModelRefused, SettingInvalid, WinnowError
 from model_registry.aliases import Mark
 from model_registry.registry import CHAMPION, Registry
 from stream.boot import load_lotteries
@@ -26,6 +26,7 @@ log = logging.getLogger("winnow.train")
 
 WATCH_SECONDS = 10.0
 MOST_PAUSE_SECONDS = 1_800.0
+_MOST_SAID = 300
 
 
 def watch(tables: Any, settings: TrainSettings, base_name: str | None, unlabelled: str | None) -> None:
@@ -78,10 +79,10 @@ class Watcher:
             self._metrics.cycles.labels("refused").inc()
             log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
             self._in_vain, self._pause = new, WATCH_SECONDS
-        except (KafkaRefused, ModelRefused, SettingInvalid) as error:
+        except (KafkaRefused, ModelRefused, SettingInvalid, RuntimeError, MemoryError, OSError) as error:  # too little memory, a full disk
             self._metrics.cycles.labels("failed").inc()
             pause, self.is_well = self._pause, False
-            log.error("the cycle failed; it is tried again", extra={"detail": str(error), "pause_seconds": pause})  # noqa: TRY400
+            log.error("the cycle failed; it is tried again", extra={"detail": _sentence(error), "pause_seconds": pause})  # noqa: TRY400
             self._pause = min(2 * pause, MOST_PAUSE_SECONDS)
             return pause
         return WATCH_SECONDS
@@ -100,6 +101,10 @@ class Watcher:
         self._metrics.waiting.set(new)
         self._metrics.needed.set(enough(self._settings, is_drifting=is_drifting))
         self._metrics.drift.set(is_drifting)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, WinnowError) else f"{type(error).__name__}: {str(error).partition(chr(10))[0][:_MOST_SAID]}"
 
 
 def enough(settings: TrainSettings, *, is_drifting: bool) -> int:

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from demo.broker import temporary_broker
+from demo.broker import free_port, start_broker, temporary_broker
 from demo.ledger import read_ledger
 from demo.twins import take
 from foundation.errors import KafkaAway
@@ -27,6 +29,17 @@ from tests.integration.conftest import WINNOW, limit, read_all, send, wait_until
 
 pytestmark = pytest.mark.integration
 NOW = 1_700_000_000_000
+
+
+def asked(address: str) -> tuple[int, str]:
+    """Return status and text of an address, 0 and nothing where nobody listens yet."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""
 
 
 def big(size: int) -> bytes:
@@ -289,6 +302,35 @@ def test_sending_offsets_that_never_comes_back_is_left_behind(
     assert source.lag()[0][0] == 0, "its offsets count for nothing"
     source.close()
     assert len(read_all(kafka, topics.clean)) == 2, "what it wrote was aborted"
+
+
+def test_a_gate_that_waits_for_nothing_says_that_kafka_is_away(tmp_path: Path) -> None:
+    port, directory, config = free_port(), tmp_path / "kafka", tmp_path / "winnow.toml"
+    metrics = f"http://127.0.0.1:{port}"
+
+    def ready() -> tuple[int, str]:
+        said = asked(f"{metrics}/metrics")[1].splitlines()
+        return asked(f"{metrics}/readyz")[0], "".join(line for line in said if line.startswith("winnow_ready "))
+
+    broker = start_broker(0, directory)
+    try:
+        kafka, topics = KafkaSettings(bootstrap_servers=broker.address), TopicSettings()
+        make_topics(kafka, topics, 1)
+        config.write_text(f'[kafka]\nbootstrap_servers = "{broker.address}"\n[gate]\nmetrics_port = {port}\nmode = "rules"\n')
+        with subprocess.Popen([*WINNOW, "gate", "--config", str(config)], stderr=subprocess.DEVNULL) as gate:
+            try:
+                wait_until(lambda: ready() == (200, "winnow_ready 1.0"))
+                broker.stop()
+                wait_until(lambda: ready() == (503, "winnow_ready 0.0"))
+                broker = start_broker(int(broker.address.rpartition(":")[2]), directory)
+                wait_until(lambda: ready() == (200, "winnow_ready 1.0"))
+                send(kafka, topics.records, [{"value": b"x"}])
+                wait_until(lambda: [m.value() for m in read_all(kafka, topics.clean)] == [b"x"])
+            finally:
+                gate.terminate()
+            assert gate.wait(60) == 0
+    finally:
+        broker.stop()
 
 
 def test_kafka_may_be_away_while_a_producer_and_the_offsets_are_renewed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,3 +88,6 @@ def test_a_file_is_judged_by_rules_alone_and_what_is_missing_is_named(tmp_path: 
     refused(winnow("config", "check", "--config", config), 2, "rules are [[rule]] tables")
     config.write_text('[review]\nbind = "0.0.0.0"\n')
     refused(winnow("config", "check", "--config", config), 2, "review.bind = 0.0.0.0 is reachable from outside")
+    for table, name in (("gate", "audit_key_file"), ("serve", "token_file")):
+        config.write_text(f'[{table}]\n{name} = "{tmp_path / "nokey"}"\n')
+        refused(winnow("config", "check", "--config", config), 2, f"{table}.{name}")

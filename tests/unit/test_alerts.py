@@ -56,6 +56,7 @@ CASES = {
         {'winnow_lag_records{partition="0"}': "500+0x400", COMMITTED: "0+5x60 300+0x400"},
         {'winnow_lag_records{partition="0"}': "500+0x400", COMMITTED: steady(5)},
     ),
+    "WinnowGateNotReady": Case({"winnow_ready": "1+0x60 0+0x400"}, {"winnow_ready": "0+0x60 1+0x400"}),
     "WinnowSchemaRegistryAway": Case(
         {"winnow_schema_registry_failures_total": "0+0x150 1+3x400"}, {"winnow_schema_registry_failures_total": "0+0x177 3+0x400"}
     ),
@@ -121,6 +122,7 @@ BESIDE = {
         'winnow_last_commit_timestamp_seconds{namespace="staging"}': "1+60x400", 'winnow_last_commit_timestamp_seconds{namespace="prod"}': "1+60x60",
     },
     "WinnowReviewAbsent": {OLDEST + '{namespace="staging"}': "1+0x400", OLDEST + '{namespace="prod"}': "1+0x60"},
+    "WinnowTrainerFailed": {"winnow_train_started_timestamp_seconds": "0+0x100 1+0x10 2+0x10 3+0x400"},
     "WinnowTrainerAbsent": {'winnow_train_running{namespace="staging"}': "0+0x400", 'winnow_train_running{namespace="prod"}': "0+0x60"},
 }  # fmt: skip
 HUNG = {"winnow_last_turn_timestamp_seconds": "0+60x60 3600+0x400", 'winnow_lag_records{partition="0"}': "0+0x400"}

@@ -246,20 +246,28 @@ def test_compose_is_what_its_specification_says() -> None:
         named = {key: value for key, value in services[name]["environment"].items() if key.startswith("WINNOW_")}
         assert load(None, tables(), named)["kafka"].bootstrap_servers == "kafka:9092"  # type: ignore[attr-defined]
         assert services[name]["read_only"] is True
+        assert services[name]["environment"]["AWS_ENDPOINT_URL"] is None, "a name without a value is not set: nothing is no endpoint"
+    assert services["topics"]["depends_on"]["kafka"]["required"] is False, "a Kafka of one's own needs no second one"
     assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines(), "secrets are made, not kept"
     assert all(Path(secret["file"]).parent == DEPLOY / "secrets" for secret in model["secrets"].values())
 
 
 def test_what_the_page_for_operators_prints_for_files_fits_compose_and_chart(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "operate.md").read_text()
-    files, values = (textwrap.dedent(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S))
+    files, values, signing = (textwrap.dedent(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S))
     (tmp_path / "override.yaml").write_text(files)
-    done = run(go_program(COMPOSE_GO), "compose.yaml", tmp_path / "override.yaml", cwd=DEPLOY)
+    (tmp_path / "signing.yaml").write_text(signing)
+    done = run(go_program(COMPOSE_GO), "compose.yaml", tmp_path / "override.yaml", tmp_path / "signing.yaml", cwd=DEPLOY)
     assert (done.returncode, done.stderr) == (0, "")
     services = yaml.safe_load(done.stdout)["services"]
     for name in ("topics", "gate", "review", "trainer"):
         targets = [volume["target"] for volume in services[name]["volumes"]]
-        assert targets == ["/var/lib/winnow", "/run/files"], "the volume of before is still there"
+        own = ["/run/signing.pem"] if name == "trainer" else []
+        assert targets == ["/var/lib/winnow", "/run/files", *own], (
+            "the volume of before is still there, the private key the trainer's alone"
+        )
+        named = [str(each).partition("=")[0] for each in services[name]["environment"]]
+        assert ("WINNOW_REGISTRY__SIGNING_KEY" in named) == (name == "trainer")
     [block] = [block for block in re.findall(r"```sh\n(.*?)```", page, re.S) if block.startswith("WINNOW_KAFKA__EXTRA")]
     named = {name: shlex.split(value)[0] for name, _, value in (line.partition("=") for line in block.splitlines())}
     compose = load(None, tables(), named)["kafka"]

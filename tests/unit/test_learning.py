@@ -1,13 +1,16 @@
 """Learning honestly: certificates hold in simulated worlds, only what is not worse takes over, mistakes are found."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.honesty import World, coverage
+from bench.starters import tables_in
 from model_registry.report import Report, as_html
 from stream import wire
+from stream.config import GateSettings
 from stream.decide import Lotteries
 from stream.missed import wrong_passed
 from stream.records import Decision, Route, Verdict
@@ -17,10 +20,11 @@ from trainer.check import check
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, bounds_of, compare, may_promote
+from trainer.metrics import TrainMetrics
 from trainer.noise import treat
 from trainer.sort import sort
 from trainer.verdicts import settle, weights_of
-from trainer.watch import is_due
+from trainer.watch import Watcher, is_due
 
 STREAM = np.linspace(0, 1, 1_001)
 
@@ -157,6 +161,20 @@ def test_a_watching_trainer_trains_when_enough_is_answered_or_what_serves_is_old
     assert not is_due(0, 0, 1e9, settings), "nothing new is to be learned"
     assert not is_due(150, 150, 1e9, settings), "refused with the same verdicts before"
     assert is_due(151, 150, 7_201.0, settings)
+
+
+def test_a_watching_trainer_outlives_too_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_little(_: object) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB\nand so on")
+
+    monkeypatch.setattr("trainer.watch.finish_interrupted", too_little)
+    metrics, tables = TrainMetrics(), tables_in(tmp_path, GateSettings(), TrainSettings())
+    watcher = Watcher(tables, tables.train, None, None, metrics)
+    assert [watcher.look(), watcher.look()] == [10, 20]
+    assert metrics.registry.get_sample_value("winnow_train_cycles_total", {"outcome": "failed"}) == 2
+    assert vars(caplog.records[0])["detail"] == "RuntimeError: CUDA out of memory. Tried to allocate 9 GiB"
 
 
 def test_suspects_are_left_out_softened_or_turned_round() -> None:

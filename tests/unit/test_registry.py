@@ -33,6 +33,12 @@ def registry(tmp_path: Path) -> Registry:
     return found
 
 
+def test_a_name_of_the_environment_that_is_set_to_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    with pytest.raises(SettingInvalid, match="AWS_ENDPOINT_URL is set to nothing; give it a value, or leave it out"):
+        Registry(RegistrySettings(url="s3://models/winnow"))
+
+
 def test_versions_and_digests(registry: Registry) -> None:
     assert registry.versions() == [1, 2]
     one, two = registry.verified("1"), registry.verified("winnow@2")
