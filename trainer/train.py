@@ -93,10 +93,13 @@ def learn_from(
     settings: TrainSettings,
     work: Path,
     known: frozenset[str] = frozenset(),
+    *,
+    is_measured_once: bool = False,
 ) -> Learned:
     """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused.
 
-    known: texts of records that the base has learned from.
+    known: texts of records that the base has learned from. is_measured_once: no later comparison and no certificate uses `test`, so
+    that the evidence is weighed with it, too, after it has been measured without: of few verdicts a fifth is much.
     """
     refuse_windows(base.model, encoder.max_length)
     train_set = encode_labelled(learn, encoder, RENDERING)
@@ -112,7 +115,7 @@ def learn_from(
     before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = scorer_of(trained.model, encoder)
-    evidence = None
+    evidence, verdicts = None, None
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
         # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
@@ -124,6 +127,9 @@ def learn_from(
     metrics = dict(trained.metrics)
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
+    if is_measured_once and weighed is not None:
+        again = weigh(whole, free, [*said_of(train_set), *said_of(test_set)], settings.seed)
+        evidence = evidence if again is None else balanced(scorer, again, whole, settings.seed, verdicts)[0]
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics, evidence)
 
 
@@ -159,7 +165,7 @@ def _publish_trained(ground: Ground, settings: TrainSettings, data: str, work: P
     if not learn:
         raise DataRefused(f"{data}: all {len(labelled)} records fall into the held-out part; give more records")
     findings = checked(learn, test, settings)
-    learned = learn_from(base, encoder, learn, test, stream, settings, work)
+    learned = learn_from(base, encoder, learn, test, stream, settings, work, is_measured_once=True)
     say_if_none(learned.contrastive, settings)
     sample = sample_of(encoder, stream, rules)
     of_stream = learned.judged(sample or learned.train_set)

@@ -26,6 +26,9 @@ ENOUGH = 100
 VALUES_SHARE = 0.6
 """How much of the room of other signs a value by itself has, from ENOUGH verdicts on."""
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
+STREAM_PRIOR = 0.5
+"""By how many nats each next one of CHOICES is less probable, from ENOUGH verdicts on."""
+LEAST_SHARE = 0.02  # of a choice that is heard at all
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
 SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
@@ -92,15 +95,17 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
     given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
-    everybody = np.arange(len(said))
-    if len(said) < FEWEST_TO_CHOOSE:
-        chosen = FEW
-        left_out = given.fit(chosen, everybody[:0]).decision_function(given.features_NS[given.first :]) if len(said) else people
-    else:
-        chosen, left_out = _best(given, seed)
-    model = given.fit(chosen, everybody)
-    weights = {str(name): round(float(each), 6) for name, each in zip(names, model.coef_[0] / scale_S, strict=True)}
-    return Weighed(Evidence(memory, weights, round(float(model.intercept_[0]), 6)), left_out)
+    mixed = _as_one(given) if len(said) < FEWEST_TO_CHOOSE else _mixed(given, seed)
+    weights = {str(name): round(float(each), 6) for name, each in zip(names, mixed.weights_S / scale_S, strict=True)}
+    return Weighed(Evidence(memory, weights, round(mixed.bias, 6)), mixed.left_out)
+
+
+class Mixed(NamedTuple):
+    """What scaled signs weigh, weights_S and bias, and what they said of each verdict's record while that was left out, in nats."""
+
+    weights_S: np.ndarray
+    bias: float
+    left_out: np.ndarray
 
 
 class Given(NamedTuple):
@@ -126,26 +131,55 @@ class Given(NamedTuple):
         return LogisticRegression(C=choice.softness, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
 
 
-def _best(given: Given, seed: int) -> tuple[Choice, np.ndarray]:
-    """Return the choice that hears most of the stream, of those that make left-out verdicts as probable as the best one does.
+def _as_one(given: Given) -> Mixed:
+    """Hear stream and verdicts as FEW says; what was said of a verdict's record is what the stream alone says."""
+    everybody = np.arange(len(given.people))
+    model = given.fit(FEW, everybody)
+    left_out = np.zeros(0)
+    if len(everybody):
+        left_out = given.fit(FEW, everybody[:0]).decision_function(given.features_NS[given.first :])
+    return Mixed(model.coef_[0], float(model.intercept_[0]), left_out)
 
-    As probable: the difference is within one standard error (Breiman et al. 1984), or a part of it. How probable:
-    at the temperature and bias that suit the choice, fitted anew behind it.
-    Second: the evidence of each verdict while it was left out, in nats.
+
+def _mixed(given: Given, seed: int) -> Mixed:
+    """Hear all CHOICES, equally loud, each by as much as left-out verdicts speak for it: few verdicts cannot tell which is best.
+
+    How much they speak for it: by how improbable it makes them at most one standard error beyond the best choice, or a part of it,
+    and by a prior for the stream. How improbable: at the temperature and bias that suit the choice, fitted anew behind it.
     """
     fold = np.random.default_rng(seed).permutation(len(given.people)) % FOLDS
     losses, told = [], []
     for choice in CHOICES:
         nats = np.zeros(len(fold))
         for number in range(FOLDS):
-            left_out = np.flatnonzero(fold == number)
-            model = given.fit(choice, np.flatnonzero(fold != number))
-            nats[left_out] = model.decision_function(given.features_NS[given.first + left_out])
+            apart = np.flatnonzero(fold == number)
+            nats[apart] = given.fit(choice, np.flatnonzero(fold != number)).decision_function(given.features_NS[given.first + apart])
         losses.append(_improbable(nats, given.is_right[given.first :] == 1, given.people))
         told.append(nats)
-    best = min(losses, key=lambda each: float(each.sum()))
-    room = min(1.0, len(best) / ENOUGH) / math.sqrt(len(best))
-    return next((CHOICES[place], told[place]) for place, loss in enumerate(losses) if (loss - best).mean() <= room * (loss - best).std())
+    shares = _shares(np.array(losses))
+    everybody, of_stream = np.arange(len(fold)), given.features_NS[: given.first]
+    places = np.flatnonzero(shares)
+    models = [given.fit(CHOICES[place], everybody) for place in places]
+    scales = np.array([float((of_stream @ model.coef_[0]).std()) or 1.0 for model in models])
+    parts = shares[places] / scales * (shares[places] @ scales)
+    return Mixed(
+        parts @ np.array([model.coef_[0] for model in models]),
+        float(parts @ np.array([model.intercept_[0] for model in models])),
+        parts @ np.array([told[place] for place in places]),
+    )
+
+
+def _shares(losses_CN: np.ndarray) -> np.ndarray:
+    """Return how much each choice is heard, 1 in all, by how improbable it makes each of N verdicts, in nats."""
+    count = losses_CN.shape[1]
+    part = min(1.0, count / ENOUGH)
+    beyond_CN = losses_CN - losses_CN[losses_CN.sum(axis=1).argmin()]
+    error_C = beyond_CN.std(axis=1) * math.sqrt(count)
+    nats_C = np.maximum(0.0, beyond_CN.sum(axis=1) - part * error_C) + part * STREAM_PRIOR * np.arange(len(losses_CN))
+    shares_C = np.exp(nats_C.min() - nats_C)
+    shares_C[shares_C < LEAST_SHARE * shares_C.sum()] = 0.0
+    heard: np.ndarray = shares_C / shares_C.sum()
+    return heard
 
 
 def _improbable(nats: np.ndarray, is_right: np.ndarray, people: np.ndarray) -> np.ndarray:

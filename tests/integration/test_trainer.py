@@ -31,6 +31,7 @@ from stream.rules import Rules
 from stream.score import reference_rewards
 from stream.score_file import judge_values
 from tests.conftest import WORDS
+from trainer.bases import encoder_of, load_base
 from trainer.calibrate import cold_threshold, fit, right_held_threshold
 from trainer.config import TrainSettings
 from trainer.data import convert
@@ -39,7 +40,8 @@ from trainer.joint import changed_range
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.starter_files import digest_of
-from trainer.train import import_checkpoint, train_and_publish
+from trainer.train import import_checkpoint, learn_from, train_and_publish
+from trainer.unlabelled import unlabelled_of
 
 pytestmark = pytest.mark.integration
 TINY = Shape(hidden=32, layers=3, heads=2, inner=64, vocabulary=600, max_length=512)
@@ -75,6 +77,28 @@ def test_minutes_become_steps_and_steps_alone_decide(twin_texts: list[Rendered],
     assert said == [timed.steps]
     fixed = train_starter(twin_texts, WORDS, Plan(steps=timed.steps, pairs_per_batch=4), TINY)
     assert save_starter(timed, [], tmp_path / "a", {}) == save_starter(fixed, [], tmp_path / "b", {})
+
+
+def test_held_out_verdicts_are_weighed_only_where_nothing_is_compared_on_them_later(
+    tables: Any, starter_directory: Path, tmp_path: Path
+) -> None:
+    labelled = [Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in take(60, 9, wrong_share=0.5, unreadable_share=0.0)]
+    settings, found = TrainSettings(epochs=0.2), {}
+    for is_measured_once in (False, True):
+        base = load_base(str(starter_directory))
+        stream = unlabelled_of(base, None, tables)
+        encoder = encoder_of(base, WORDS, settings.max_length)
+        work = tmp_path / str(is_measured_once)
+        work.mkdir()
+        learned = learn_from(base, encoder, labelled[:40], labelled[40:], stream, settings, work, is_measured_once=is_measured_once)
+        assert learned.evidence is not None
+        found[is_measured_once] = learned
+    assert np.array_equal(found[False].d_test, found[True].d_test), "what is measured has not seen them"
+    assert found[False].metrics == found[True].metrics
+    assert found[False].evidence.text != found[True].evidence.text
+    assert np.array_equal(found[False].judged(found[False].test_set).d, found[False].d_test), (
+        "a version of a cycle is the one that was measured"
+    )
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -16,7 +16,7 @@ from stream.records import Content, Rewards
 from stream.render import Field, Rendered, render, reread
 from trainer.balance import Heard, balance
 from trainer.corrupt import Corrupter
-from trainer.weigh import Said, weigh
+from trainer.weigh import CHOICES, ENOUGH, Said, _shares, weigh
 
 CITIES = {"北京": "1000", "上海": "2000", "广州": "5100"}
 
@@ -53,6 +53,16 @@ def test_values_that_go_together_are_usual_and_others_were_never_seen() -> None:
     assert seen_of(memory, wrong, "city").apart == 4
     assert seen_of(memory, wrong, "postcode").apart == 4
     assert seen_of(memory, wrong, "postcode").unusual > seen_of(memory, right, "postcode").unusual
+
+
+def test_few_verdicts_hear_every_choice_and_many_those_that_they_cannot_tell_from_the_best() -> None:
+    alike = np.zeros((len(CHOICES), 12))
+    few, many = _shares(alike), _shares(np.tile(alike, (1, 3 * ENOUGH)))
+    assert [few.sum(), many.sum()] == pytest.approx([1, 1])
+    assert few.min() > 0.7 / len(CHOICES), "each about as much as the next one"
+    assert (np.diff(many) < 0).all(), "what hears more of the stream goes before"
+    improbable = np.tile(alike, (1, ENOUGH)) + np.linspace(0, 5, len(CHOICES))[::-1, None]
+    assert np.flatnonzero(_shares(improbable)).tolist() == [len(CHOICES) - 1], "the others make every verdict improbable"
 
 
 def test_a_new_name_is_nothing_new_but_a_new_city_is() -> None:
