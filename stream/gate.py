@@ -38,7 +38,6 @@ _IDLE_CHECK_SECONDS = 0.5
 _LAG_EVERY_SECONDS = 5.0
 _MAX_PAUSE_SECONDS = 10.0
 _AWAY_PAUSE_SECONDS = 1.0
-_NONE_LEFT_SECONDS = 60.0
 _TRIES_AFTER_STOP = 3
 _MIN_POLL_RECORDS = 16
 
@@ -100,7 +99,6 @@ class Gate:
         self._most_in_flight = 1
         self._guards = Guards(service.judge, follower, metrics, settings)
         self._lag_seen = 0.0
-        self._joined = 0.0
         self._stop = Event()
 
     def run(self, stop: Event, until_idle_seconds: float | None = None) -> None:
@@ -111,7 +109,6 @@ class Gate:
         self._stop = stop
         self._step("joining")
         self._source.join()
-        self._joined = time.monotonic()
         idle_since: float | None = None
         idle_seen = 0.0
         try:
@@ -163,9 +160,8 @@ class Gate:
         return False
 
     def _is_ready(self) -> bool:
-        """Return whether Kafka answers and this gate has its share: partitions, or none where others have had them all for long."""
-        has_share = bool(self._source.owned) or self._health.ready or time.monotonic() - self._joined > _NONE_LEFT_SECONDS
-        return has_share and self._source.hears_kafka()
+        """Return whether Kafka answers and this gate owns partitions, or did since it was last not ready."""
+        return (bool(self._source.owned) or self._health.ready) and self._source.hears_kafka()
 
     def _is_behind(self, polled: int) -> bool:
         """Return whether a good part of what one batch may hold is waiting.
@@ -352,7 +348,6 @@ class Gate:
         try:
             self._sink.commit([], ends, self._source.group_metadata)
         except (TransactionAborted, StartOver) as error:
-            self._metrics.transactions.labels("unknown" if isinstance(error, StartOver) else "aborted").inc()
             log.warning("could not commit past control records", extra={"detail": str(error)})
             self._rewind()
 

@@ -25,7 +25,7 @@ log = logging.getLogger("winnow.kafka")
 Place = tuple[str, int]
 MAX_POLL_INTERVAL_SECONDS = 300
 _MOST_EARLY = 16
-_ASK_EVERY_SECONDS, _ASK_SECONDS = 5.0, 1.0
+_ASK_EVERY_SECONDS, _ASK_SECONDS = 10.0, 5.0
 _MOST_UNANSWERED = 2
 _NO_KIP_848 = frozenset({KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE})  # noqa: SLF001
 
@@ -76,6 +76,7 @@ class Source:
                 if self._early:
                     self._consume(most - 1, gather_seconds)
         messages, self._early = self._early, []
+        self._is_cut_off = self._is_cut_off and not messages
         records = []
         for message in messages:
             error = message.error()
@@ -117,7 +118,7 @@ class Source:
         self.group_metadata = self._consumer.consumer_group_metadata()
 
     def hears_kafka(self) -> bool:
-        """Return whether any broker answers; asked, for up to a second, only after the client has said that none does."""
+        """Return whether any broker answers; asked, for seconds, only after the client has said that none does."""
         if self._is_cut_off and time.monotonic() - self._asked >= _ASK_EVERY_SECONDS:
             with suppress(KafkaException):
                 self._consumer.list_topics(self._topic, timeout=_ASK_SECONDS)
@@ -220,8 +221,8 @@ class Source:
 
     def _heard(self, error: KafkaError) -> None:
         """Hear what concerns the client as a whole: a gate that waits for nothing meets an outage nowhere else."""
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
-            self._is_cut_off = True
+        self._is_cut_off = self._is_cut_off or error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+        log.warning("Kafka is not heard", extra={"code": error.name(), "detail": error.str()})
 
     def _note(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001

@@ -76,7 +76,7 @@ class GateMetrics:
             "winnow_schema_registry_failures", "Vain tries to fetch a schema that a record names; the gate waits for it."
         )
         self.last_commit_seconds = self._gauge("winnow_last_commit_timestamp_seconds", "Unix time of the last committed transaction.")
-        self.ready = self._gauge("winnow_ready", "1 while /readyz answers 200: model warm, Kafka answers, a share of the partitions.")
+        self.ready = self._gauge("winnow_ready", "1 while the gate can judge: Kafka answers, it owns partitions; else 0.")
         self.last_turn_seconds = self._gauge("winnow_last_turn_timestamp_seconds", "Unix time when the gate's loop came round last.")
         self.threshold = self._gauge("winnow_threshold", "p_chosen from which a record is clean.")
         self.model = Info("winnow_model", "The model in service: label and digest as loaded.", registry=self.registry)

@@ -44,9 +44,10 @@ class TrainSettings(Table):
     evidence: bool = True
     """Publish with a version what the unlabelled stream says of its own values, as counts; false leaves the model's text alone to judge."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of records, chosen by a hash of the record, that are never trained on.
+    """Share of records, chosen by a hash of the record, that no model text is trained on.
 
-    `winnow train --data` weighs what other records say with them, too, once they have been measured.
+    Where they are too few to calibrate with, `winnow train --data` weighs what other records say with them, too, once they have been
+    measured.
     """
     cold_hold_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share of the unlabelled records that a model without verdicts holds."""

@@ -98,8 +98,9 @@ def learn_from(
 ) -> Learned:
     """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused.
 
-    known: texts of records that the base has learned from. is_measured_once: no later comparison and no certificate uses `test`, so
-    that the evidence is weighed with it, too, after it has been measured without: of few verdicts a fifth is much.
+    known: texts of records that the base has learned from. is_measured_once: no certificate and no comparison of this training uses
+    `test`, so that where it is too small to calibrate with, and its AUROC says little, the evidence is weighed with it, too, after it has
+    been measured without: of few verdicts a fifth is much.
     """
     refuse_windows(base.model, encoder.max_length)
     train_set = encode_labelled(learn, encoder, RENDERING)
@@ -115,7 +116,7 @@ def learn_from(
     before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = scorer_of(trained.model, encoder)
-    evidence, verdicts = None, None
+    evidence = None
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
         # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
@@ -127,10 +128,15 @@ def learn_from(
     metrics = dict(trained.metrics)
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
-    if is_measured_once and weighed is not None:
-        again = weigh(whole, free, [*said_of(train_set), *said_of(test_set)], settings.seed)
-        evidence = evidence if again is None else balanced(scorer, again, whole, settings.seed, verdicts)[0]
-    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, fit(d_test, is_right, weight), metrics, evidence)
+    calibration = fit(d_test, is_right, weight)
+    if is_measured_once and evidence is not None and calibration == Calibration():
+        learned_from = said_of(train_set)
+        again = weigh(whole, free, [*learned_from, *said_of(test_set)], settings.seed)
+        if again is not None:
+            as_before = again._replace(left_out=again.left_out[: len(learned_from)])
+            verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)
+            evidence, _ = balanced(scorer, again, whole, settings.seed, verdicts)
+    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, calibration, metrics, evidence)
 
 
 def scorer_of(model: PreTrainedModel, encoder: Encoder) -> Scorer:

@@ -10,6 +10,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
+
 from foundation.errors import DataRefused, KafkaRefused, ModelRefused, SettingInvalid, WinnowError
 from model_registry.aliases import Mark
 from model_registry.registry import CHAMPION, Registry
@@ -79,7 +81,7 @@ class Watcher:
             self._metrics.cycles.labels("refused").inc()
             log.error("the cycle gave nothing; it is tried again when more is answered", extra={"detail": str(error)})  # noqa: TRY400
             self._in_vain, self._pause = new, WATCH_SECONDS
-        except (KafkaRefused, ModelRefused, SettingInvalid, RuntimeError, MemoryError, OSError) as error:  # too little memory, a full disk
+        except (KafkaRefused, ModelRefused, SettingInvalid, torch.OutOfMemoryError, MemoryError, OSError) as error:
             self._metrics.cycles.labels("failed").inc()
             pause, self.is_well = self._pause, False
             log.error("the cycle failed; it is tried again", extra={"detail": _sentence(error), "pause_seconds": pause})  # noqa: TRY400

@@ -29,6 +29,7 @@ FOLDS, FEWEST_TO_CHOOSE = 3, 12
 STREAM_PRIOR = 0.5
 """By how many nats each next one of CHOICES is less probable, from ENOUGH verdicts on."""
 LEAST_SHARE = 0.02  # of a choice that is heard at all
+LEAST_LOUD = 0.1  # of the loudest: a choice that says next to nothing is not made to shout
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
 SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
@@ -95,7 +96,12 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
     given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
-    mixed = _as_one(given) if len(said) < FEWEST_TO_CHOOSE else _mixed(given, seed)
+    if len(said) < FEWEST_TO_CHOOSE:
+        mixed = _as_one(given, FEW)
+    elif len({each.is_right for each in said}) == 1:
+        mixed = _as_one(given, CHOICES[0])
+    else:
+        mixed = _mixed(given, seed)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, mixed.weights_S / scale_S, strict=True)}
     return Weighed(Evidence(memory, weights, round(mixed.bias, 6)), mixed.left_out)
 
@@ -131,18 +137,23 @@ class Given(NamedTuple):
         return LogisticRegression(C=choice.softness, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
 
 
-def _as_one(given: Given) -> Mixed:
-    """Hear stream and verdicts as FEW says; what was said of a verdict's record is what the stream alone says."""
+def _as_one(given: Given, choice: Choice) -> Mixed:
+    """Hear stream and verdicts as one choice says: too few verdicts, or all of one kind, cannot choose.
+
+    What was said of a verdict's record is what the stream alone says.
+    """
     everybody = np.arange(len(given.people))
-    model = given.fit(FEW, everybody)
+    model = given.fit(choice, everybody)
     left_out = np.zeros(0)
     if len(everybody):
-        left_out = given.fit(FEW, everybody[:0]).decision_function(given.features_NS[given.first :])
+        left_out = given.fit(choice, everybody[:0]).decision_function(given.features_NS[given.first :])
     return Mixed(model.coef_[0], float(model.intercept_[0]), left_out)
 
 
 def _mixed(given: Given, seed: int) -> Mixed:
-    """Hear all CHOICES, equally loud, each by as much as left-out verdicts speak for it: few verdicts cannot tell which is best.
+    """Hear all CHOICES, each by as much as left-out verdicts speak for it: few verdicts cannot tell which is best.
+
+    All are equally loud around what each says of the stream on the average.
 
     How much they speak for it: by how improbable it makes them at most one standard error beyond the best choice, or a part of it,
     and by a prior for the stream. How improbable: at the temperature and bias that suit the choice, fitted anew behind it.
@@ -157,16 +168,16 @@ def _mixed(given: Given, seed: int) -> Mixed:
         losses.append(_improbable(nats, given.is_right[given.first :] == 1, given.people))
         told.append(nats)
     shares = _shares(np.array(losses))
-    everybody, of_stream = np.arange(len(fold)), given.features_NS[: given.first]
-    places = np.flatnonzero(shares)
+    places, everybody = np.flatnonzero(shares), np.arange(len(fold))
     models = [given.fit(CHOICES[place], everybody) for place in places]
-    scales = np.array([float((of_stream @ model.coef_[0]).std()) or 1.0 for model in models])
-    parts = shares[places] / scales * (shares[places] @ scales)
-    return Mixed(
-        parts @ np.array([model.coef_[0] for model in models]),
-        float(parts @ np.array([model.intercept_[0] for model in models])),
-        parts @ np.array([told[place] for place in places]),
-    )
+    weights_CS = np.array([model.coef_[0] for model in models])
+    of_stream_CN = weights_CS @ given.features_NS[: given.first].T
+    level_C = np.array([model.intercept_[0] for model in models]) + of_stream_CN.mean(axis=1)
+    scale_C = np.maximum(of_stream_CN.std(axis=1), LEAST_LOUD * of_stream_CN.std(axis=1).max() + 1e-9)
+    parts_C = shares[places] / scale_C * (shares[places] @ scale_C)
+    level = float(shares[places] @ level_C)
+    left_out = parts_C @ (np.array([told[place] for place in places]) - level_C[:, None]) + level
+    return Mixed(parts_C @ weights_CS, level - float(parts_C @ of_stream_CN.mean(axis=1)), left_out)
 
 
 def _shares(losses_CN: np.ndarray) -> np.ndarray:
@@ -183,9 +194,10 @@ def _shares(losses_CN: np.ndarray) -> np.ndarray:
 
 
 def _improbable(nats: np.ndarray, is_right: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """Return how improbable each verdict is, in nats, at the scale and bias that suit them all; what points the wrong way says nothing."""
-    if is_right.all() or not is_right.any():
-        return np.zeros(len(nats))
+    """Return how improbable each verdict is, in nats, at the scale and bias that suit them all; what points the wrong way says nothing.
+
+    Both kinds of verdict must be there.
+    """
     column = (nats / (float(nats.std()) or 1.0))[:, None]
     model = LogisticRegression(C=10.0).fit(column, is_right, sample_weight=people)
     if model.coef_[0, 0] <= 0:

@@ -90,7 +90,7 @@ def test_held_out_verdicts_are_weighed_only_where_nothing_is_compared_on_them_la
         encoder = encoder_of(base, WORDS, settings.max_length)
         work = tmp_path / str(is_measured_once)
         work.mkdir()
-        learned = learn_from(base, encoder, labelled[:40], labelled[40:], stream, settings, work, is_measured_once=is_measured_once)
+        learned = learn_from(base, encoder, labelled[:50], labelled[50:], stream, settings, work, is_measured_once=is_measured_once)
         assert learned.evidence is not None
         found[is_measured_once] = learned
     assert np.array_equal(found[False].d_test, found[True].d_test), "what is measured has not seen them"

@@ -28,6 +28,8 @@ OLDEST = "winnow_review_oldest_open_seconds"
 COMMITTED = 'winnow_transactions_total{outcome="committed"}'
 ABORTED = 'winnow_transactions_total{outcome="aborted"}'
 
+TURNED = "winnow_last_turn_timestamp_seconds"
+
 
 class Case(NamedTuple):
     """Series under which an alert fires and under which it does not, how far apart their values are, and when to look."""
@@ -56,7 +58,14 @@ CASES = {
         {'winnow_lag_records{partition="0"}': "500+0x400", COMMITTED: "0+5x60 300+0x400"},
         {'winnow_lag_records{partition="0"}': "500+0x400", COMMITTED: steady(5)},
     ),
-    "WinnowGateNotReady": Case({"winnow_ready": "1+0x60 0+0x400"}, {"winnow_ready": "0+0x60 1+0x400"}),
+    "WinnowGateNotReady": Case(
+        {"winnow_ready": "1+0x60 0+0x400", TURNED: "1+60x400", "winnow_owned_partitions": "4+0x400"},
+        {
+            'winnow_ready{instance="a"}': "1+0x400", 'winnow_ready{instance="b"}': "0+0x400", 'winnow_ready{instance="serve"}': "0+0x400",
+            TURNED + '{instance="a"}': "1+60x400", TURNED + '{instance="b"}': "1+60x400", TURNED + '{instance="serve"}': "0+0x400",
+            'winnow_owned_partitions{instance="a"}': "4+0x400", 'winnow_owned_partitions{instance="b"}': "0+0x400",
+        },
+    ),
     "WinnowSchemaRegistryAway": Case(
         {"winnow_schema_registry_failures_total": "0+0x150 1+3x400"}, {"winnow_schema_registry_failures_total": "0+0x177 3+0x400"}
     ),

@@ -248,7 +248,7 @@ def test_compose_is_what_its_specification_says() -> None:
         assert services[name]["read_only"] is True
         assert services[name]["environment"]["AWS_ENDPOINT_URL"] is None, "a name without a value is not set: nothing is no endpoint"
     assert services["topics"]["depends_on"]["kafka"]["required"] is False, "a Kafka of one's own needs no second one"
-    assert "/deploy/secrets/" in (ROOT / ".gitignore").read_text().splitlines(), "secrets are made, not kept"
+    assert {"/deploy/secrets/", "/deploy/signing.pem"} <= set((ROOT / ".gitignore").read_text().splitlines()), "secrets are made, not kept"
     assert all(Path(secret["file"]).parent == DEPLOY / "secrets" for secret in model["secrets"].values())
 
 

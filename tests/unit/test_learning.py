@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from bench.honesty import World, coverage
 from bench.starters import tables_in
@@ -167,14 +168,14 @@ def test_a_watching_trainer_outlives_too_little_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def too_little(_: object) -> None:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 9 GiB\nand so on")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand so on")
 
     monkeypatch.setattr("trainer.watch.finish_interrupted", too_little)
     metrics, tables = TrainMetrics(), tables_in(tmp_path, GateSettings(), TrainSettings())
     watcher = Watcher(tables, tables.train, None, None, metrics)
     assert [watcher.look(), watcher.look()] == [10, 20]
     assert metrics.registry.get_sample_value("winnow_train_cycles_total", {"outcome": "failed"}) == 2
-    assert vars(caplog.records[0])["detail"] == "RuntimeError: CUDA out of memory. Tried to allocate 9 GiB"
+    assert vars(caplog.records[0])["detail"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 9 GiB"
 
 
 def test_suspects_are_left_out_softened_or_turned_round() -> None:

@@ -124,10 +124,16 @@ def test_evidence_tells_copies_from_records_and_names_the_field() -> None:
 
 def test_a_few_verdicts_turn_what_the_stream_takes_for_granted() -> None:
     known = stream()
-    nameless = record("北京", "100007", "")
-    people = [Said(record("上海", f"2000{number:02}", ""), is_right=True) for number in range(10, 30)]
-    before, after = evidence_of(known), evidence_of(known, people)
-    assert after.of(nameless) > before.of(nameless) + 1, "people call records without a name right"
+    named, nameless = record("北京", "100007", "name7"), record("北京", "100007", "")
+    right = [Said(record("上海", f"2000{number:02}", ""), is_right=True) for number in range(10, 30)]
+    wrong = [Said(record("北京", f"2000{number:02}", f"name{number}"), is_right=False) for number in range(8)]
+    before = evidence_of(known)
+    for people in (right, right + wrong):
+        after = evidence_of(known, people)
+        assert after.of(nameless) > before.of(nameless) + 1, "people call records without a name right"
+        assert after.of(nameless) - after.of(named) > before.of(nameless) - before.of(named) + 1, "and not simply every record"
+        assert -10 < after.of(named) < 10
+        assert after.of(named) > after.of(record("北京", "200017", "name7")), "what the stream says of postcodes is not forgotten"
 
 
 def test_who_sent_a_record_may_tell_much_and_is_no_wrong_field() -> None:
