@@ -221,8 +221,9 @@ class Source:
 
     def _heard(self, error: KafkaError) -> None:
         """Hear what concerns the client as a whole: a gate that waits for nothing meets an outage nowhere else."""
-        self._is_cut_off = self._is_cut_off or error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
-        log.warning("Kafka is not heard", extra={"code": error.name(), "detail": error.str()})
+        is_all = error.code() == KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+        self._is_cut_off = self._is_cut_off or is_all
+        log.warning("Kafka is not heard" if is_all else "consumer error", extra={"code": error.name(), "detail": error.str()})
 
     def _note(self, message: Message, error: KafkaError) -> None:
         if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
