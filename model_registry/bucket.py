@@ -38,7 +38,7 @@ _NAMES = {
 }
 # given in code they hide the environment's, so that these are carried over by hand
 _FROM_ENVIRONMENT = ("allow_http", "allow_invalid_certificates", "proxy_url", "proxy_ca_certificate", "proxy_excludes")
-_NOT_NOTHING = ("ENDPOINT_URL", "ENDPOINT", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "REGION")
+_NOT_NOTHING = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _REFUSED = ("status code: 401", "status code: 403")  # of a listing, which has no error of its own for them
 _ASKED_FOR_CREDENTIALS = ("/latest/api/token", "/latest/meta-data", "metadata.google", "/metadata/identity", "Account must be specified")
@@ -66,9 +66,8 @@ class Bucket:
         if not parsed.netloc:
             raise SettingInvalid(f"registry.url = {url} names no bucket; use {parsed.scheme}://BUCKET/PREFIX")
         self._name, self._scheme = parsed.netloc, parsed.scheme
-        prefix = _NAMES[parsed.scheme][0]
-        empty = next((f"{prefix}{name}" for name in _NOT_NOTHING if os.environ.get(f"{prefix}{name}") == ""), None)
-        if empty is not None:  # the client would take nothing for an endpoint or a key
+        empty = next((name for name in _NOT_NOTHING if os.environ.get(name) == ""), None)
+        if parsed.scheme == "s3" and empty is not None:  # the client would take nothing for an endpoint or a key
             raise SettingInvalid(f"{empty} is set to nothing; give it a value, or leave it out")
         self._kept: dict[str, Found] = {}
         with self._asked():

@@ -172,12 +172,13 @@ def _mixed(given: Given, seed: int) -> Mixed:
     models = [given.fit(CHOICES[place], everybody) for place in places]
     weights_CS = np.array([model.coef_[0] for model in models])
     of_stream_CN = weights_CS @ given.features_NS[: given.first].T
-    level_C = np.array([model.intercept_[0] for model in models]) + of_stream_CN.mean(axis=1)
-    scale_C = np.maximum(of_stream_CN.std(axis=1), LEAST_LOUD * of_stream_CN.std(axis=1).max() + 1e-9)
+    middle_C, spread_C = of_stream_CN.mean(axis=1), of_stream_CN.std(axis=1)
+    level_C = np.array([model.intercept_[0] for model in models]) + middle_C
+    scale_C = np.maximum(spread_C, LEAST_LOUD * spread_C.max() + 1e-9)
     parts_C = shares[places] / scale_C * (shares[places] @ scale_C)
     level = float(shares[places] @ level_C)
     left_out = parts_C @ (np.array([told[place] for place in places]) - level_C[:, None]) + level
-    return Mixed(parts_C @ weights_CS, level - float(parts_C @ of_stream_CN.mean(axis=1)), left_out)
+    return Mixed(parts_C @ weights_CS, level - float(parts_C @ middle_C), left_out)
 
 
 def _shares(losses_CN: np.ndarray) -> np.ndarray:
