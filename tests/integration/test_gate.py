@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from bench.gate_process import metric, wait_until_ready
 from demo.broker import free_port, start_broker, temporary_broker
 from demo.ledger import read_ledger
 from demo.twins import take
@@ -29,17 +30,6 @@ from tests.integration.conftest import WINNOW, limit, read_all, send, wait_until
 
 pytestmark = pytest.mark.integration
 NOW = 1_700_000_000_000
-
-
-def asked(address: str) -> tuple[int, str]:
-    """Return status and text of an address, 0 and nothing where nobody listens yet."""
-    try:
-        with urllib.request.urlopen(address, timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except urllib.error.URLError:
-        return 0, ""
 
 
 def big(size: int) -> bytes:
@@ -306,11 +296,13 @@ def test_sending_offsets_that_never_comes_back_is_left_behind(
 
 def test_a_gate_that_waits_for_nothing_says_that_kafka_is_away(tmp_path: Path) -> None:
     port, directory, config = free_port(), tmp_path / "kafka", tmp_path / "winnow.toml"
-    metrics = f"http://127.0.0.1:{port}"
 
-    def ready() -> tuple[int, str]:
-        said = asked(f"{metrics}/metrics")[1].splitlines()
-        return asked(f"{metrics}/readyz")[0], "".join(line for line in said if line.startswith("winnow_ready "))
+    def becomes(*, is_ready: bool) -> None:
+        wait_until(lambda: metric(port, "winnow_ready ") == is_ready)
+        if is_ready:
+            return wait_until_ready(port)
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=10)
 
     broker = start_broker(0, directory)
     try:
@@ -319,11 +311,12 @@ def test_a_gate_that_waits_for_nothing_says_that_kafka_is_away(tmp_path: Path) -
         config.write_text(f'[kafka]\nbootstrap_servers = "{broker.address}"\n[gate]\nmetrics_port = {port}\nmode = "rules"\n')
         with subprocess.Popen([*WINNOW, "gate", "--config", str(config)], stderr=subprocess.DEVNULL) as gate:
             try:
-                wait_until(lambda: ready() == (200, "winnow_ready 1.0"))
+                wait_until_ready(port)
+                becomes(is_ready=True)
                 broker.stop()
-                wait_until(lambda: ready() == (503, "winnow_ready 0.0"))
+                becomes(is_ready=False)
                 broker = start_broker(int(broker.address.rpartition(":")[2]), directory)
-                wait_until(lambda: ready() == (200, "winnow_ready 1.0"))
+                becomes(is_ready=True)
                 send(kafka, topics.records, [{"value": b"x"}])
                 wait_until(lambda: [m.value() for m in read_all(kafka, topics.clean)] == [b"x"])
             finally:
