@@ -290,7 +290,8 @@ def erase(
     """Erase a key's records from the review store and from starters, and say what Kafka still keeps."""
     settings = settings_from(config)
     raw = _key_of(key, key_base64)
-    from review.store import is_there, opened
+    from review.database import is_there
+    from review.store import opened
     from stream.schemas import Schemas
     from stream.trace import of_key
     from trainer.starter_files import erase_from_starters, starters_of

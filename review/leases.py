@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from foundation.errors import WinnowError
 from review import tables
+from review.database import Database
 from review.refused import LeaseLost
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING
 
@@ -44,14 +45,14 @@ class Lease(NamedTuple):
 class Leases:
     """The leases of one store."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, database: Database) -> None:
         """Take the database."""
-        self._engine = engine
+        self._database = database
 
     def lease(self, reviewer: str, seconds: float, filters: Filters, *, is_lead: bool = False) -> Lease | None:
         """Keep the next record for a reviewer; None when nothing is left for them."""
         now = time.time()
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             self._lapse(db, now)
             chosen = db.execute(
                 sa.select(tables.records.c.decision_id, tables.records.c.lease_token)
@@ -71,7 +72,7 @@ class Leases:
         a conflict is settled by a third or by a lead.
         """
         now = time.time()
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             self._lapse(db, now)
             row = db.execute(sa.select(tables.records).where(tables.records.c.decision_id == decision_id).with_for_update()).first()
             if row is None:
@@ -86,7 +87,7 @@ class Leases:
     def renew(self, decision_id: str, token: int, reviewer: str, seconds: float) -> Lease:
         """Keep a record longer. Raises LeaseLost."""
         until = time.time() + seconds
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             done = db.execute(sa.update(tables.records).where(*_held_by(decision_id, token, reviewer)).values(lease_until=until))
             if not done.rowcount:
                 raise LeaseLost("lease_over", decision_id=decision_id)
@@ -94,7 +95,7 @@ class Leases:
 
     def give_back(self, decision_id: str, token: int, reviewer: str, *, is_skip: bool) -> None:
         """End a lease without an answer; a skipped record is not offered to this reviewer again. Raises LeaseLost."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             row = db.execute(sa.select(tables.records).where(*_held_by(decision_id, token, reviewer)).with_for_update()).first()
             if row is None:
                 raise LeaseLost("lease_over", decision_id=decision_id)
@@ -105,12 +106,12 @@ class Leases:
 
     def forget_skips(self, reviewer: str) -> int:
         """Offer the records again that a reviewer has skipped, and return how many there are."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             return int(db.execute(sa.delete(tables.skips).where(tables.skips.c.reviewer == reviewer)).rowcount)
 
     def begin_publishing(self, decision_id: str, token: int, reviewer: str, verdict: str) -> Any:
         """Return the row, which no lapse can take away now, or raise LeaseLost, or Answered when this answer is in Kafka."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             row = db.execute(sa.select(tables.records).where(tables.records.c.decision_id == decision_id).with_for_update()).first()
             if row is None:
                 raise LeaseLost("no_record", decision_id=decision_id)
@@ -126,7 +127,7 @@ class Leases:
 
     def begin_publishing_many(self, reviewer: str, filters: Filters, count: int, *, is_lead: bool) -> list[Any]:
         """Take all open records of a reason and pattern for a bulk answer; raise LeaseLost when they are not `count` any more."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             self._lapse(db, time.time())
             statement = sa.select(tables.records).where(*_wanted(filters), *_open_to(reviewer, is_lead)).with_for_update(skip_locked=True)
             rows = list(db.execute(statement))
@@ -143,7 +144,7 @@ class Leases:
     def not_published(self, decision_ids: Iterable[str], seconds: float) -> None:
         """Go back to the lease after Kafka has refused; what Kafka took after all is not touched."""
         for piece in tables.pieces(list(decision_ids)):
-            with self._engine.begin() as db:
+            with self._database.writing() as db:
                 db.execute(
                     sa.update(tables.records)
                     .where(tables.records.c.decision_id.in_(piece), tables.records.c.state == PUBLISHING)

@@ -10,7 +10,6 @@ Kafka) and `done`. Only a verdict read back from Kafka makes a row done.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
+from review.database import Database
 from review.leases import Leases, has_lapsed, waits_again, was_answered
 from review.rows import hash_of
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
@@ -53,11 +53,8 @@ class Store:
         self._second_share = second_share
         self._epoch: int | None = None
         try:
-            pool = {} if url.startswith("sqlite") else {"pool_size": 16, "max_overflow": 16, "pool_pre_ping": True}
-            self._engine = sa.create_engine(url, **pool)
-            if self._engine.dialect.name == "sqlite":
-                _serialise(self._engine)
-            with self._engine.begin() as db:
+            self._database = Database(url)
+            with self._database.writing() as db:
                 found = self._make(db, anew=anew)
         except (sa.exc.SQLAlchemyError, ImportError) as error:
             shown = sa.engine.make_url(url).render_as_string() if "://" in url else url
@@ -66,8 +63,8 @@ class Store:
             self.close()
             raise SettingInvalid(f"the store is of schema {found}, this winnow writes {_SCHEMA}; `winnow review --rebuild` makes it anew")
 
-        self.leases = Leases(self._engine)
-        self.accounts = Accounts(self._engine)
+        self.leases = Leases(self._database)
+        self.accounts = Accounts(self._database)
 
     def _make(self, db: sa.Connection, *, anew: bool) -> int:
         """Create what is missing and return the schema that is there; `anew` makes the tables of an earlier one again."""
@@ -84,11 +81,11 @@ class Store:
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        self._database.close()
 
     def ping(self) -> None:
         """Ask the database for nothing. Raises OperationalError, TimeoutError of SQLAlchemy."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             db.execute(sa.select(1))
 
     # --- projection
@@ -98,7 +95,7 @@ class Store:
 
         `forget` drops all that comes from the topics, to be read again from their beginnings.
         """
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             db.execute(tables.insert(db, tables.owner).on_conflict_do_nothing(), {"id": 1, "epoch": 0})
             db.execute(sa.update(tables.owner).values(epoch=tables.owner.c.epoch + 1))  # and its row is ours until we commit
             self._epoch = db.execute(sa.select(tables.owner.c.epoch)).scalar_one()
@@ -108,7 +105,7 @@ class Store:
 
     def looked_ms(self) -> int:
         """Return when all that had come was in here the last time; 0 where that is not known."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             return int(db.execute(sa.select(tables.looked.c.ms)).scalar() or 0)
 
     def apply(
@@ -126,7 +123,7 @@ class Store:
         Raises StoreTaken.
         """
         touched = {str(row["decision_id"]) for row in [*held, *verdicts]}
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             epoch = db.execute(sa.select(tables.owner.c.epoch).with_for_update(read=True)).scalar()
             if epoch != self._epoch:
                 raise StoreTaken("another `winnow review` has taken this store over; stop one of the two")
@@ -149,7 +146,7 @@ class Store:
 
     def reopen_unpublished(self) -> int:
         """Give back what a service that died had on the way; all verdicts in Kafka must have been applied before."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             state = sa.case((was_answered(), DONE), else_=OPEN)
             done = db.execute(sa.update(tables.records).where(tables.records.c.state == PUBLISHING).values(state=state, lease_until=0.0))
             return int(done.rowcount)
@@ -206,12 +203,12 @@ class Store:
 
     def record(self, decision_id: str) -> Any | None:
         """Return one row, or None."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             return db.execute(sa.select(tables.records).where(tables.records.c.decision_id == decision_id)).first()
 
     def history(self, decision_id: str) -> list[Any]:
         """Return all verdicts on a record, oldest first."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             wanted = sa.select(tables.verdicts).where(tables.verdicts.c.decision_id == decision_id)
             return list(db.execute(wanted.order_by(tables.verdicts.c.partition, tables.verdicts.c.offset)))
 
@@ -220,7 +217,7 @@ class Store:
         if key is None:
             return []
         found: list[tuple[str, str, int, bytes | None]] = []
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             for table in (tables.records, tables.clean):
                 source = table.c.source if table is tables.records else sa.literal("clean")
                 wanted = sa.select(table.c.decision_id, source, table.c.timestamp_ms, table.c.value)
@@ -231,7 +228,7 @@ class Store:
     def counts(self, midnight_ms: int) -> Counts:
         """Return how many records are in each state; one whose lease has lapsed counts as what it was before."""
         now = time.time()
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             rows = db.execute(
                 sa.select(tables.records.c.state, tables.records.c.look, sa.func.count()).group_by(
                     tables.records.c.state, tables.records.c.look
@@ -257,13 +254,13 @@ class Store:
         """Return how many open records wait for somebody else, because this reviewer has answered them already."""
         mine = sa.exists().where(tables.verdicts.c.decision_id == tables.records.c.decision_id, tables.verdicts.c.reviewer == reviewer)
         looks = (SECOND,) if is_lead else (SECOND, CONFLICT)
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             wanted = sa.select(sa.func.count()).where(tables.records.c.state == OPEN, tables.records.c.look.in_(looks), mine)
             return int(db.execute(wanted).scalar() or 0)
 
     def waiting_since_ms(self) -> int | None:
         """Return since when the open record has waited that has waited longest, those whose lease has lapsed among them."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             found = db.execute(
                 sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | waits_again(time.time()))
             ).scalar()
@@ -271,7 +268,7 @@ class Store:
 
     def groups(self, most: int) -> list[tuple[str, str, int]]:
         """Return (reason, pattern, count) of open, unblind records that look alike, the most frequent first."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             wanted = (
                 sa.select(tables.records.c.reason, tables.records.c.pattern, sa.func.count().label("count"))
                 .where(tables.records.c.state == OPEN, tables.records.c.blind.is_(False), tables.records.c.look == FIRST)
@@ -284,7 +281,7 @@ class Store:
 
     def reasons(self) -> list[tuple[str, int]]:
         """Return the reasons of open records with their counts; blind ones are not told apart."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             wanted = sa.select(tables.records.c.reason, sa.func.count()).where(
                 tables.records.c.state == OPEN, tables.records.c.blind.is_(False)
             )
@@ -293,7 +290,7 @@ class Store:
     def agreement(self) -> tuple[int, float | None]:
         """Return on how many records two reviewers' first answers can be compared, and Cohen's kappa of them."""
         first: dict[str, dict[str, str]] = {}
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             twice = sa.select(tables.verdicts.c.decision_id).where(tables.verdicts.c.source != REPLAY)
             twice = twice.group_by(tables.verdicts.c.decision_id)
             twice = twice.having(sa.func.count(sa.distinct(tables.verdicts.c.reviewer)) > 1)
@@ -311,13 +308,13 @@ class Store:
         """Return (is wrong, propensity) of the latest settled flat draws of what passed."""
         c = tables.records.c
         wanted = sa.select(c.verdict, c.propensity).where(c.state == DONE, c.source == "audit", c.lottery == Lottery.FLAT.value)
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             rows = db.execute(wanted.order_by(c.timestamp_ms.desc()).limit(most))
             return [(row.verdict == "wrong", row.propensity) for row in rows if row.verdict is not None]
 
     def answered_by(self, reviewer: str, since_ms: int) -> int:
         """Return how many verdicts a reviewer has given since a time."""
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             wanted = sa.select(sa.func.count()).select_from(tables.verdicts)
             return int(
                 db.execute(wanted.where(tables.verdicts.c.reviewer == reviewer, tables.verdicts.c.time_ms >= since_ms)).scalar() or 0
@@ -326,7 +323,7 @@ class Store:
     def values_of(self, key: bytes) -> set[bytes]:
         """Return what the records of a key say, clean ones of the same key too."""
         found: set[bytes] = set()
-        with self._engine.begin() as db:
+        with self._database.reading() as db:
             for table in (tables.records, tables.clean):
                 rows = db.execute(sa.select(table.c.value).where(table.c.key_hash == hash_of(key)))
                 found |= {bytes(row.value) for row in rows if row.value is not None}
@@ -334,7 +331,7 @@ class Store:
 
     def erase(self, key: bytes) -> int:
         """Delete all records of a key with their verdicts, and return how many records there were."""
-        with self._engine.begin() as db:
+        with self._database.writing() as db:
             ids = [
                 row.decision_id
                 for row in db.execute(sa.select(tables.records.c.decision_id).where(tables.records.c.key_hash == hash_of(key)))
@@ -354,29 +351,6 @@ def kappa(pairs: Sequence[tuple[str, ...]]) -> float | None:
     answers = {answer for pair in pairs for answer in pair}
     chance = sum((sum(a == it for a, _ in pairs) / len(pairs)) * (sum(b == it for _, b in pairs) / len(pairs)) for it in answers)
     return None if chance == 1 else (share - chance) / (1 - chance)
-
-
-def _serialise(engine: sa.Engine) -> None:
-    """Make SQLite's transactions begin as writers: one that turns writer half-way is refused when another has written."""
-
-    @sa.event.listens_for(engine, "connect")
-    def _on_connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=20000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @sa.event.listens_for(engine, "begin")
-    def _on_begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def is_there(url: str) -> bool:
-    """Return whether there may be a store: a file of SQLite that is not there holds nothing, and opening it would make an empty one."""
-    try:
-        said = sa.engine.make_url(url)
-    except sa.exc.ArgumentError:
-        return True  # which opening it will say
-    return said.get_backend_name() != "sqlite" or not said.database or Path(said.database).is_file()
 
 
 @contextmanager
