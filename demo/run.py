@@ -36,9 +36,9 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from trainer.config import TrainSettings
 
 PART_RECORDS = 5_000
-STARTER_MINUTES = 2.0
+STARTER_MINUTES = 1.75
 PARTITIONS = 4
-REVIEWERS = 8
+REVIEWERS = 16
 METRICS_PORT = 9464
 YOU = "you"
 RULES = Path(__file__).with_name("rules.toml")
@@ -93,7 +93,7 @@ def _accounts(place: Path) -> list[Account]:
 
 def _tables(address: str, place: Path, port: int, *, keep: bool) -> SimpleNamespace:
     # a day's stream goes by in seconds, so that much more of it must be looked at than anybody would of a real one
-    lotteries = {"audit_rate": 0.1, "audit_extra_rate": 0.5, "audit_near": 4.0}
+    lotteries = {"audit_rate": 0.1, "audit_extra_rate": 0.4, "audit_near": 4.0}
     gate = GateSettings(rules_file=RULES, metrics_port=METRICS_PORT if keep else 0, watch_seconds=0.5, **lotteries)
     return SimpleNamespace(
         kafka=KafkaSettings(bootstrap_servers=address),

@@ -35,10 +35,14 @@ def tell(scene: Scene, stay: ExitStack, count: int, rounds: int, seed: int) -> d
     gate = stay.enter_context(running("gate", scene.config))
     played: list[Round] = []
     judged: list[Judged] = []
-    with closing(LiveView(tables.kafka, tables.topics, scene.console)) as view, ThreadPoolExecutor(1) as beside:
+    with closing(LiveView(tables.kafka, tables.topics, scene.console)) as view:
         stage = Stage(scene, gate, view)
         stage.watch(len(scene.truth))
-        first = beside.submit(score, cold, tables.gate, strangers)  # people wait for Kafka more than for this machine
+        # people wait for Kafka more than for this machine; the thread must end with its work: while a second one that has computed lives,
+        # OpenMP's threads sleep between products, and training takes three times as long
+        beside = ThreadPoolExecutor(1)
+        first = beside.submit(score, cold, tables.gate, strangers)
+        beside.shutdown(wait=False)
         for number in range(1, rounds + 1):
             played.append(play(stage, take(count, seed + 7_000_003 * number, kinds=LATER_KINDS)))
             judged = judged or [Judged(cold, first.result())]

@@ -89,17 +89,28 @@ def trunk_of(model: PreTrainedModel) -> nn.Module:
 
 def pooled_rewards(model: PreTrainedModel, batch: SharedBatch) -> torch.Tensor:
     """Return rewards_B2 with gradient; the head runs in float32."""
+    return _rewards(model, pooled_states(model, batch))
+
+
+def pooled_states(model: PreTrainedModel, batch: SharedBatch) -> torch.Tensor:
+    """Return states_B2H of the trunk where the rewards are read, with gradient, in the model's dtype."""
     hidden_BTH = trunk_of(model)(
         input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
     ).last_hidden_state
-    return read_rewards(model, hidden_BTH, batch.pooled_B2)
+    return _at(hidden_BTH, batch.pooled_B2)
 
 
 def read_rewards(model: PreTrainedModel, hidden_BTH: torch.Tensor, pooled_B2: torch.Tensor) -> torch.Tensor:
     """Apply the head in float32 where the rewards are read; rewards_B2."""
-    rows_B1 = torch.arange(len(pooled_B2), device=pooled_B2.device)[:, None]
-    weight = model.get_parameter("score.weight")
-    return (hidden_BTH[rows_B1, pooled_B2].float() @ weight.float().T).squeeze(-1)
+    return _rewards(model, _at(hidden_BTH, pooled_B2))
+
+
+def _at(hidden_BTH: torch.Tensor, pooled_B2: torch.Tensor) -> torch.Tensor:
+    return hidden_BTH[torch.arange(len(pooled_B2), device=pooled_B2.device)[:, None], pooled_B2]
+
+
+def _rewards(model: PreTrainedModel, states_B2H: torch.Tensor) -> torch.Tensor:
+    return (states_B2H.float() @ model.get_parameter("score.weight").float().T).squeeze(-1)
 
 
 def refuse_windows(model: PreTrainedModel, longest_tokens: int) -> None:

@@ -71,10 +71,12 @@ def look(model: "JointModel", encoder: Encoder, rows: Sequence[Sequence[int]]) -
             input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
         ).last_hidden_state
         rewards_B2 = read_rewards(model.reward, hidden_BTH, batch.pooled_B2)
-        logits_BTV = model.lm.lm_head(hidden_BTH[:, :-1])
-        surprise_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.ids_BT[:, 1:], reduction="none")
-        for row, place in enumerate(places):
-            surprise_T = surprise_BT[row, max(0, first - 1) : first - 1 + len(rows[place])]
+        lengths_B = torch.tensor([len(rows[place]) for place in places])
+        # the places before the record's tokens; the head of a chat is never empty
+        expects_BT = torch.arange(batch.ids_BT.shape[1] - first) < lengths_B[:, None]
+        logits_NV = model.lm.lm_head(hidden_BTH[:, first - 1 : -1][expects_BT])
+        surprise_N = F.cross_entropy(logits_NV, batch.ids_BT[:, first:][expects_BT], reduction="none")
+        for row, (place, surprise_T) in enumerate(zip(places, surprise_N.split(lengths_B.tolist()), strict=True)):
             highest = surprise_T.topk(min(HIGHEST, len(surprise_T))).values if len(surprise_T) else torch.zeros(1)
             features_N4[place] = [
                 float(rewards_B2[row, 0] - rewards_B2[row, 1]),

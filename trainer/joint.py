@@ -12,7 +12,8 @@ The probes of the last two are thrown away afterwards. The first steps read reco
 something to be surprised by. docs/experiments/starter.md has what each part gave.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils import deterministic
 from transformers import PreTrainedModel, Qwen2ForCausalLM
 
 from stream.encode import Encoder
@@ -27,6 +29,7 @@ from stream.render import Rendered
 from stream.score import SharedBatch, read_rewards, shared_batch
 from trainer.corrupt import Corrupter
 from trainer.doubt import doubts
+from trainer.last_layer import last_layer_at
 from trainer.muon import Muon
 
 NEXT_TOKEN_WEIGHT = 0.3
@@ -78,15 +81,14 @@ class JointModel:
         """Return the joint loss of one batch of records and corrupted copies."""
         batch, changed_BT, record_BT, doubt_N = given
         half = len(doubt_N)
-        hidden_BTH = self.lm.model(
-            input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
-        ).last_hidden_state
+        expects_BT = _some_before(record_BT[:half], LAST_LAYER_SHARE)
+        read_BT = torch.cat([expects_BT, torch.zeros_like(record_BT[half:])]).scatter(1, batch.pooled_B2, value=True)
+        hidden_BTH = self._hidden(batch, read_BT)
         rewards_B2 = read_rewards(self.reward, hidden_BTH, batch.pooled_B2)
         d_B = rewards_B2[:, 0] - rewards_B2[:, 1]
         of_records = (1 - doubt_N) * F.softplus(-d_B[:half]) + doubt_N * F.softplus(d_B[:half])
         contrastive = of_records.mean() + F.softplus(d_B[half:]).mean()
-        right_BT = record_BT[:half]
-        next_token = self._next_token(hidden_BTH[:half], batch.ids_BT[:half], right_BT, LAST_LAYER_SHARE)
+        next_token = self._next_token(hidden_BTH[:half], batch.ids_BT[:half], expects_BT)
         unexpected_N, asked_BT = self._unexpected(batch.ids_BT, record_BT)
         of_right_N = asked_BT.nonzero()[:, 0] < half
         expected = unexpected_N[of_right_N].mean()
@@ -100,10 +102,8 @@ class JointModel:
 
     def next_token_loss(self, batch: SharedBatch, record_BT: torch.Tensor) -> tuple[torch.Tensor, Losses]:
         """Return the next-token loss of a batch of right records, at the middle and at the last layer."""
-        hidden_BTH = self.lm.model(
-            input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
-        ).last_hidden_state
-        next_token = self._next_token(hidden_BTH, batch.ids_BT, record_BT, LAST_LAYER_SHARE)
+        expects_BT = _some_before(record_BT, LAST_LAYER_SHARE)
+        next_token = self._next_token(self._hidden(batch, expects_BT), batch.ids_BT, expects_BT)
         unexpected_N, asked_BT = self._unexpected(batch.ids_BT, record_BT)
         expected = unexpected_N.mean()
         probed_N = self.probes(self._seen["below_last"][:, 1:][asked_BT])[:, 0]
@@ -116,13 +116,24 @@ class JointModel:
         logits_NV = self.lm.lm_head(self.lm.model.norm(self._seen["middle"])[:, :-1][asked_BT])
         return F.cross_entropy(logits_NV, ids_BT[:, 1:][asked_BT], reduction="none"), asked_BT
 
-    def _next_token(self, hidden_BTH: torch.Tensor, ids_BT: torch.Tensor, record_BT: torch.Tensor, share: float) -> torch.Tensor:
-        """Return the mean cross-entropy of record tokens given what stands before them, on a random share of them."""
-        asked_BT = record_BT[:, 1:]
-        if share < 1:
-            asked_BT = asked_BT & (torch.rand(asked_BT.shape) < share)
-        logits_NV = self.lm.lm_head(hidden_BTH[:, :-1][asked_BT])
-        return F.cross_entropy(logits_NV, ids_BT[:, 1:][asked_BT])
+    def _hidden(self, batch: SharedBatch, read_BT: torch.Tensor) -> torch.Tensor:
+        """Return hidden_BTH of the last layer, of use where it is read."""
+        with last_layer_at(self.lm, self.lm.config.model_type, read_BT):
+            found: torch.Tensor = self.lm.model(
+                input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
+            ).last_hidden_state
+        return found
+
+    def _next_token(self, hidden_BTH: torch.Tensor, ids_BT: torch.Tensor, expects_BT: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross-entropy of the tokens that stand behind the places expects_BT."""
+        logits_NV = self.lm.lm_head(hidden_BTH[expects_BT])
+        return F.cross_entropy(logits_NV, ids_BT[:, 1:][expects_BT[:, :-1]])
+
+
+def _some_before(record_BT: torch.Tensor, share: float) -> torch.Tensor:
+    """Return the places before a random share of the record tokens."""
+    chosen_BT = record_BT[:, 1:] & (torch.rand(record_BT[:, 1:].shape) < share)
+    return F.pad(chosen_BT, (0, 1))
 
 
 class PairBatch(NamedTuple):
@@ -236,6 +247,19 @@ def changed_range(right: Sequence[int], copy: Sequence[int]) -> tuple[int, int]:
     return (start, end) if start < end else (min(start, len(copy) - 1), min(start, len(copy) - 1) + 1)
 
 
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Add up in the same order every time; else places read twice add up their gradients in any order."""
+    was, was_filled = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was)
+        deterministic.fill_uninitialized_memory = was_filled  # type: ignore[attr-defined]
+
+
 def learn(
     model: JointModel,
     source: PairSource,
@@ -263,23 +287,21 @@ def learn(
         for optimizer in optimizers
     ]
     model.lm.train()
-    was_deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # else places read twice add up their gradients in any order
-    for step in range(steps):
-        if step < steps * READING_SHARE:
-            loss, losses = model.next_token_loss(*source.next_right())
-        else:
-            if step in {round(steps * share) for share in doubting_at}:
-                source.doubt(doubts(model, source))
-            loss, losses = model.loss(source.next())
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-        for schedule in schedules:
-            schedule.step()
-        watch(step + 1, losses)
-    torch.use_deterministic_algorithms(was_deterministic)
+    with _reproducible():
+        for step in range(steps):
+            if step < steps * READING_SHARE:
+                loss, losses = model.next_token_loss(*source.next_right())
+            else:
+                if step in {round(steps * share) for share in doubting_at}:
+                    source.doubt(doubts(model, source))
+                loss, losses = model.loss(source.next())
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            for optimizer in optimizers:
+                optimizer.step()
+            for schedule in schedules:
+                schedule.step()
+            watch(step + 1, losses)
     model.lm.eval()

@@ -16,14 +16,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from transformers import PreTrainedModel
 
+from stream.batching import batches
 from stream.encode import Encoder
+from stream.score import pooled_states, shared_batch
 from trainer.datasets import Labelled
+from trainer.last_layer import last_layer_at
 
 Noise = Literal["review", "smooth", "flip", "drop"]
 FOLDS = 5
 FEWEST = 50
 SUSPECT_BELOW, FLIP_BELOW = 0.2, 0.05
-_BATCH = 64
+_BATCH_TOKENS = 4_096
 
 
 class Doubted(NamedTuple):
@@ -50,20 +53,17 @@ def probability_of_verdicts(
 @torch.no_grad()
 def features_of(model: PreTrainedModel, encoder: Encoder, ids: Sequence[Sequence[int]]) -> np.ndarray:
     """Return features_NF: the difference of the pooled states of both chats, and d."""
-    head = model.get_parameter("score.weight")[0].float()
-    trunk = model.base_model
-    found = []
-    for at in range(0, len(ids), _BATCH):
-        chats = [chat for record in ids[at : at + _BATCH] for chat in encoder.chats(record)]
-        longest = max(map(len, chats))
-        ids_BT = torch.tensor([[*chat, *[encoder.pad_id] * (longest - len(chat))] for chat in chats], device=head.device)
-        mask_BT = torch.tensor([[1] * len(chat) + [0] * (longest - len(chat)) for chat in chats], device=head.device)
-        states_BTH = trunk(input_ids=ids_BT, attention_mask=mask_BT).last_hidden_state.float()
-        last = mask_BT.sum(1) - 1
-        pooled_BH = states_BTH[torch.arange(len(chats)), last]
-        difference_NH = pooled_BH[0::2] - pooled_BH[1::2]
-        found.append(torch.cat([difference_NH, (difference_NH @ head)[:, None]], dim=1).cpu().numpy())
-    return np.concatenate(found)
+    head_H = model.get_parameter("score.weight")[0].float()
+    overhead = encoder.template.shared_overhead_tokens
+    features_NF = np.empty((len(ids), len(head_H) + 1), dtype=np.float32)
+    for places in batches([len(record) + overhead for record in ids], _BATCH_TOKENS):
+        batch = shared_batch([ids[place] for place in places], encoder.template, encoder.pad_id, model.dtype, head_H.device)
+        read_BT = torch.zeros_like(batch.ids_BT, dtype=torch.bool).scatter(1, batch.pooled_B2, value=True)
+        with last_layer_at(model, model.config.model_type, read_BT):
+            pooled_B2H = pooled_states(model, batch).float()
+        difference_BH = pooled_B2H[:, 0] - pooled_B2H[:, 1]
+        features_NF[places] = torch.cat([difference_BH, (difference_BH @ head_H)[:, None]], dim=1).cpu().numpy()
+    return features_NF
 
 
 def treat(records: Sequence[Labelled], probability: np.ndarray | None, how: Noise) -> Doubted:

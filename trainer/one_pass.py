@@ -6,16 +6,21 @@ The second rest does not see the first and both start at the same place, so the 
 margin, a weight and a doubt stand beside each pair. Shapes: B pairs, T tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Sampler
 from trl import RewardTrainer
 
 from stream.encode import last_read
 from stream.score import tree_of
+from trainer.last_layer import last_layer_at
+
+SORTED_BATCHES = 16
 
 
 class PairCollator:
@@ -59,11 +64,42 @@ def _shared(chosen: Sequence[int], rejected: Sequence[int]) -> int:
     return next((place for place in range(most) if chosen[place] != rejected[place]), most)
 
 
+class ByLength(Sampler[int]):
+    """Places of examples in batches of like length, so that little is padded; which ones are together, and when, is up to chance."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        """Take the length of each example and how many make a batch; each pass over them draws anew."""
+        self._lengths_N = np.array(lengths)
+        self._batch = batch
+        self._random = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        """Return how many examples there are."""
+        return len(self._lengths_N)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield all places once: sorted by length among SORTED_BATCHES batches, whose order is then shuffled."""
+        drawn_N = self._random.permutation(len(self))
+        at_once = SORTED_BATCHES * self._batch
+        for some in (drawn_N[at : at + at_once] for at in range(0, len(self), at_once)):
+            by_length = some[self._lengths_N[some].argsort(kind="stable")]
+            whole = len(some) // self._batch  # what is left over must come last, else the batches behind it would straddle two
+            left_over = np.sort(self._random.choice(len(some), len(some) - whole * self._batch, replace=False))
+            batches_MB = np.delete(by_length, left_over).reshape(whole, self._batch)
+            yield from self._random.permutation(batches_MB).flatten().tolist()
+            yield from by_length[left_over].tolist()
+
+
 class OnePassRewardTrainer(RewardTrainer):  # type: ignore[misc]
     """TRL's trainer on PairCollator's batches; with weight 1 and doubt 0 its loss is TRL's own of the two plain chats.
 
     A doubt s makes the target soft: the loss is (1-s) of the pair's own and s of the pair turned round.
     """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> "ByLength":
+        given = self.train_dataset if train_dataset is None else train_dataset
+        lengths = [len(chosen) + len(rejected) for chosen, rejected in zip(given["chosen_ids"], given["rejected_ids"], strict=True)]
+        return ByLength(lengths, self._train_batch_size, self.args.seed)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: list[str] = ["chosen_ids", "rejected_ids", "margin", "weight", "doubt"]
@@ -94,8 +130,14 @@ class OnePassRewardTrainer(RewardTrainer):  # type: ignore[misc]
             mask = mask == 0
         head = _head_of(bare)
         hook = head.register_forward_hook(lambda _, __, scored: seen.append(scored))
+        ids_BT = inputs["input_ids"]
+        read_BT = torch.zeros(ids_BT.shape, dtype=torch.bool, device=ids_BT.device).scatter_(1, read_B2, value=True)
+        # layers that are run again in the backward must do there what they did here
+        is_run_again = any(getattr(module, "gradient_checkpointing", False) for module in bare.modules())
+        at_read = nullcontext() if is_run_again else last_layer_at(bare, bare.config.model_type, read_BT)
         try:
-            outputs = model(input_ids=inputs["input_ids"], attention_mask=mask, position_ids=inputs["position_ids"], use_cache=False)
+            with at_read:
+                outputs = model(input_ids=ids_BT, attention_mask=mask, position_ids=inputs["position_ids"], use_cache=False)
         finally:
             hook.remove()
         rows_B1 = torch.arange(len(read_B2), device=read_B2.device)[:, None]

@@ -10,8 +10,10 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array, diags_array
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from stream.evidence import VALUE, Evidence, signs_of
 from stream.memory import Memory
@@ -89,13 +91,13 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     signs_NS = vectorizer.fit_transform(signs)
     often = np.flatnonzero((signs_NS != 0).sum(axis=0).A1 >= FEWEST_WITH_SIGN)
     names = vectorizer.get_feature_names_out()[often]
-    features_NS = signs_NS[:, often].toarray()
-    scale_S = np.maximum(features_NS.std(axis=0), LEAST_SCALE)
+    features_NS = signs_NS[:, often]  # six in seven are 0: sparse, a fit takes a fifth of the time
+    scale_S = np.maximum(np.sqrt(mean_variance_axis(features_NS, axis=0)[1]), LEAST_SCALE)
     values_share = max(0.01, VALUES_SHARE * min(1.0, len(said) / ENOUGH))
     scale_S /= np.array([values_share if f"|{VALUE}|" in name else 1.0 for name in names])
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
-    given = Given(features_NS / scale_S, is_right, len(drawn), len(copies), people)
+    given = Given(csr_array(features_NS @ diags_array(1 / scale_S)), is_right, len(drawn), len(copies), people)
     if len(said) < FEWEST_TO_CHOOSE:
         mixed = _as_one(given, FEW)
     elif len({each.is_right for each in said}) == 1:
@@ -117,7 +119,7 @@ class Mixed(NamedTuple):
 class Given(NamedTuple):
     """Features of drawn records, of their copies, then of what people judged, and how much each of the last counts."""
 
-    features_NS: np.ndarray
+    features_NS: csr_array
     is_right: np.ndarray
     drawn: int
     copies: int
@@ -171,7 +173,7 @@ def _mixed(given: Given, seed: int) -> Mixed:
     places, everybody = np.flatnonzero(shares), np.arange(len(fold))
     models = [given.fit(CHOICES[place], everybody) for place in places]
     weights_CS = np.array([model.coef_[0] for model in models])
-    of_stream_CN = weights_CS @ given.features_NS[: given.first].T
+    of_stream_CN = (given.features_NS[: given.first] @ weights_CS.T).T
     middle_C, spread_C = of_stream_CN.mean(axis=1), of_stream_CN.std(axis=1)
     level_C = np.array([model.intercept_[0] for model in models]) + middle_C
     scale_C = np.maximum(spread_C, LEAST_LOUD * spread_C.max() + 1e-9)

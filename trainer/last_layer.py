@@ -1,0 +1,41 @@
+"""The last layer of a trunk only where somebody reads it: above its attention no token looks at another.
+
+Elsewhere its states are then of no use, and finite. In a starter of four layers this is a fifth of the products of a step.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from stream.trunk import KNOWN
+
+
+@contextmanager
+def last_layer_at(model: nn.Module, kind: str, read_BT: torch.Tensor) -> Iterator[None]:
+    """Run the output projection and the MLP of the last layer of a model's trunk at the places read_BT (bool) alone.
+
+    kind: the configuration's model_type; a trunk that is not of the known ones runs whole.
+    """
+    places = read_BT.flatten().nonzero().squeeze(-1)
+
+    def gathered(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (given[0].flatten(0, 1).index_select(0, places)[None], *given[1:])
+
+    def spread(_: nn.Module, __: object, out_1NH: torch.Tensor) -> torch.Tensor:
+        whole_NH = out_1NH.new_zeros(read_BT.numel(), out_1NH.shape[-1]).index_copy(0, places, out_1NH[0])
+        return whole_NH.view(*read_BT.shape, -1)
+
+    with ExitStack() as hooks:
+        for module in _modules_of(model) if kind in KNOWN else ():
+            for hook in (module.register_forward_pre_hook(gathered), module.register_forward_hook(spread)):
+                hooks.callback(hook.remove)
+        yield
+
+
+def _modules_of(model: nn.Module) -> list[nn.Module]:
+    """Return the last layer's output projection and MLP, also below what a LoRA wraps around them."""
+    layers = next(module for name, module in model.named_modules() if name == "layers" or name.endswith(".layers"))
+    last = list(layers.children())[-1]
+    return [last.get_submodule("self_attn.o_proj"), last.get_submodule("mlp")]
