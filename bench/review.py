@@ -1,4 +1,4 @@
-"""The review service under 10 reviewers while it is killed again and again, and its speed at 100,000 open records.
+"""The review service under 10 reviewers while it is killed again and again, its speed at 100,000 open records and under many reviewers.
 
 Every acknowledged verdict must lie on the verdict topic once, every release on clean once, and no record may have been
 answered by two. The last line is one JSON object.
@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ from stream.cluster import base_config, make_topics
 from stream.config import KafkaSettings, TopicSettings
 
 HEADER = "X-Reviewer"
+REVIEWERS, ANSWERED = (8, 16), 1_500
 
 
 class Acknowledged(NamedTuple):
@@ -217,24 +219,65 @@ def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, aske
     return found
 
 
+def answers(bootstrap: str, topics: TopicSettings, place: Path, records: int, reviewers: int, database_url: str | None) -> dict[str, float]:
+    """Return how many answers a second reviewers give who never pause, and milliseconds to the next record and of an answer."""
+    tables = SimpleNamespace(kafka=KafkaSettings(bootstrap_servers=bootstrap), topics=topics, database_url=database_url)
+    hold(tables.kafka, topics.quarantine, records)
+    port = free_port()
+    service = start(tables, place, port)
+    times: dict[str, list[float]] = {"lease": [], "verdict": []}
+
+    def answer(client: Client) -> None:
+        while True:
+            begun = time.perf_counter()
+            _, lease = client.ask("/api/lease", {})
+            if lease["decision_id"] is None:
+                return client.close()
+            leased = time.perf_counter()
+            status, said = client.ask(verdict_path(lease["decision_id"]), {"lease": lease["lease"], "verdict": "right"})
+            assert status == 200, said  # noqa: PLR2004
+            times["lease"].append(leased - begun)
+            times["verdict"].append(time.perf_counter() - leased)
+
+    try:
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(reviewers) as people:
+            list(people.map(answer, [Client(port, f"r{n}", threading.Event()) for n in range(reviewers)]))
+        seconds = time.perf_counter() - begun
+    finally:
+        service.terminate()
+        service.wait(60)
+        if service.stdout is not None:
+            service.stdout.close()
+    assert len(times["verdict"]) == records, f"{len(times['verdict'])} of {records} answered"
+    found: dict[str, float] = {"reviewers": reviewers, "a_second": round(records / seconds, 1)}
+    for name, each in times.items():
+        found[f"{name}_ms"] = round(statistics.median(each) * 1e3, 1)
+        found[f"{name}_p95_ms"] = round(statistics.quantiles(each, n=20)[-1] * 1e3, 1)
+    return found
+
+
 def main() -> None:
-    """Run both and print what came of it."""
+    """Run all and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=6_000)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--open", type=int, default=100_000)
     parser.add_argument("--database-url", help="of an empty PostgreSQL database, one for each part: {} is replaced by its name")
     given = parser.parse_args()
-    found: dict[str, Any] = {}
-    for name in ("durability", "speed"):
+    found: dict[str, Any] = {"answers": []}
+    for name in ("durability", "speed", *(f"answers{reviewers}" for reviewers in REVIEWERS)):
         url = given.database_url and given.database_url.replace("{}", name)
         with temporary_broker() as broker, tempfile.TemporaryDirectory() as place:
             topics = TopicSettings()
             make_topics(KafkaSettings(bootstrap_servers=broker.address), topics, 4)
             if name == "durability":
                 found |= durability(broker.address, topics, Path(place), given.records, given.kills, 10, url)
-            else:
+            elif name == "speed":
                 found |= speed(broker.address, topics, Path(place), given.open, 300, url)
+            else:
+                reviewers = int(name.removeprefix("answers"))
+                found["answers"].append(answers(broker.address, topics, Path(place), ANSWERED, reviewers, url))
     keep("review", found)
     wrong = ("acknowledged_not_once", "events_repeated", "answered_by_two", "releases_missing", "releases_repeated", "releases_unasked")
     sys.exit(0 if not any(found[name] for name in wrong) and found["lease_p95_ms"] <= 100 else 1)  # noqa: PLR2004

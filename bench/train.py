@@ -30,6 +30,7 @@ from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.pairs import Pair, as_columns, contrastive_pairs, encode_labelled, rendered, verdict_pairs
 
 FASTER, SAME_LOSS = 1.6, 0.02
+OURS, STOCK, STOCK_ON_OUR_BATCHES = "ours", "stock", "stock on our batches"
 
 
 def pairs_of(directory: Path, verdicts: int, contrastive: int, seed: int) -> list[Pair]:
@@ -42,13 +43,10 @@ def pairs_of(directory: Path, verdicts: int, contrastive: int, seed: int) -> lis
     return [pairs[place] for place in np.random.default_rng(seed).permutation(len(pairs))]
 
 
-OURS, STOCK, STOCK_ON_OUR_BATCHES = "ours", "stock", "stock on our batches"
-
-
 class StockOnOurBatches(RewardTrainer):  # type: ignore[misc]
     """Stock TRL that takes the pairs in our order."""
 
-    _get_train_sampler = OnePassRewardTrainer._get_train_sampler  # noqa: SLF001
+    _get_train_sampler, _by_length = OnePassRewardTrainer._get_train_sampler, OnePassRewardTrainer._by_length  # noqa: SLF001
 
 
 def run(directory: Path, pairs: list[Pair], seed: int, place: Path, which: str) -> tuple[float, list[float]]:

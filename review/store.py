@@ -84,7 +84,7 @@ class Store:
         self._database.close()
 
     def ping(self) -> None:
-        """Ask the database for nothing. Raises OperationalError, TimeoutError of SQLAlchemy."""
+        """Ask the database for nothing, as one who writes: where that is impossible, nobody can answer. Raises as Database.writing does."""
         with self._database.writing() as db:
             db.execute(sa.select(1))
 

@@ -72,7 +72,7 @@ def look(model: "JointModel", encoder: Encoder, rows: Sequence[Sequence[int]]) -
         ).last_hidden_state
         rewards_B2 = read_rewards(model.reward, hidden_BTH, batch.pooled_B2)
         lengths_B = torch.tensor([len(rows[place]) for place in places])
-        # the places before the record's tokens; the head of a chat is never empty
+        # the places before the record's tokens; the head of a starter's chat is never empty
         expects_BT = torch.arange(batch.ids_BT.shape[1] - first) < lengths_B[:, None]
         logits_NV = model.lm.lm_head(hidden_BTH[:, first - 1 : -1][expects_BT])
         surprise_N = F.cross_entropy(logits_NV, batch.ids_BT[:, first:][expects_BT], reduction="none")

@@ -1,6 +1,6 @@
 """The last layer of a trunk only where somebody reads it: above its attention no token looks at another.
 
-Elsewhere its states are then of no use, and finite. In a starter of four layers this is a fifth of the products of a step.
+Elsewhere its states are then of no use, and finite. Of a starter's four layers this leaves out three quarters of one.
 """
 
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from stream.encode import last_read
 from stream.score import tree_of
 from trainer.last_layer import last_layer_at
 
-SORTED_BATCHES = 16
+SORTED_BATCHES = 16  # enough that a batch's lengths differ by a few tokens, few enough that most are shuffled
 
 
 class PairCollator:
@@ -65,7 +65,10 @@ def _shared(chosen: Sequence[int], rejected: Sequence[int]) -> int:
 
 
 class ByLength(Sampler[int]):
-    """Places of examples in batches of like length, so that little is padded; which ones are together, and when, is up to chance."""
+    """Places of examples in batches of like length, so that little is padded; which ones are together, and when, is up to chance.
+
+    transformers' own group_by_length ends each of its large batches with the shortest examples, and so the training.
+    """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
         """Take the length of each example and how many make a batch; each pass over them draws anew."""
@@ -96,10 +99,15 @@ class OnePassRewardTrainer(RewardTrainer):  # type: ignore[misc]
     A doubt s makes the target soft: the loss is (1-s) of the pair's own and s of the pair turned round.
     """
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> "ByLength":
-        given = self.train_dataset if train_dataset is None else train_dataset
-        lengths = [len(chosen) + len(rejected) for chosen, rejected in zip(given["chosen_ids"], given["rejected_ids"], strict=True)]
-        return ByLength(lengths, self._train_batch_size, self.args.seed)
+    def _get_train_sampler(self, train_dataset: Any = None) -> ByLength:
+        return self._by_length(self.train_dataset if train_dataset is None else train_dataset, self._train_batch_size)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> ByLength:
+        return self._by_length(eval_dataset, self.args.eval_batch_size)
+
+    def _by_length(self, pairs: Any, batch: int) -> ByLength:
+        lengths = [len(chosen) + len(rejected) for chosen, rejected in zip(pairs["chosen_ids"], pairs["rejected_ids"], strict=True)]
+        return ByLength(lengths, batch, self.args.seed)
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns: list[str] = ["chosen_ids", "rejected_ids", "margin", "weight", "doubt"]

@@ -101,7 +101,6 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         logging_steps=10,
         disable_tqdm=True,
     )
-    by_length = sorted(held_out, key=lambda pair: len(pair.chosen_ids) + len(pair.rejected_ids))  # little is padded
     lora = None
     if settings.method == "lora":
         # SEQ_CLS keeps and saves the reward head; with CAUSAL_LM it would stay random and unsaved (trl#578)
@@ -110,7 +109,7 @@ def train_reward(base: Base, pairs: Sequence[Pair], held_out: Sequence[Pair], se
         model=base.model,
         args=config,
         train_dataset=Dataset.from_dict(as_columns(pairs)),
-        eval_dataset=Dataset.from_dict(as_columns(by_length)) if held_out else None,
+        eval_dataset=Dataset.from_dict(as_columns(held_out)) if held_out else None,
         processing_class=base.tokenizer,
         data_collator=PairCollator(base.tokenizer.pad_token_id),
         peft_config=lora,

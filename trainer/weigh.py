@@ -91,7 +91,7 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     signs_NS = vectorizer.fit_transform(signs)
     often = np.flatnonzero((signs_NS != 0).sum(axis=0).A1 >= FEWEST_WITH_SIGN)
     names = vectorizer.get_feature_names_out()[often]
-    features_NS = signs_NS[:, often]  # six in seven are 0: sparse, a fit takes a fifth of the time
+    features_NS = signs_NS[:, often]  # six in seven are 0: sparse, the fits take a fifth of the time
     scale_S = np.maximum(np.sqrt(mean_variance_axis(features_NS, axis=0)[1]), LEAST_SCALE)
     values_share = max(0.01, VALUES_SHARE * min(1.0, len(said) / ENOUGH))
     scale_S /= np.array([values_share if f"|{VALUE}|" in name else 1.0 for name in names])

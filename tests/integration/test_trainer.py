@@ -38,6 +38,8 @@ from trainer.data import convert
 from trainer.datasets import Labelled, write_labelled
 from trainer.joint import changed_range
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
+from trainer.pairs import RENDERING, encode_labelled, verdict_pairs
+from trainer.reward import train_reward
 from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.starter_files import digest_of
 from trainer.train import import_checkpoint, learn_from, train_and_publish
@@ -138,6 +140,22 @@ def test_one_pass_over_a_pair_has_the_loss_and_gradient_of_two_plain_chats(atten
     assert of_plain.keys() == of_one.keys()
     for name, gradient in of_plain.items():
         assert torch.allclose(gradient, of_one[name], atol=1e-6), name
+
+
+def test_layers_that_are_run_again_learn_the_same(starter_directory: Path, tmp_path: Path) -> None:
+    twins = take(12, 4, unreadable_share=0.0)
+    found = []
+    for is_run_again in (False, True):
+        base = load_base(str(starter_directory))
+        encoder = encoder_of(base, WORDS, 512)
+        said = encode_labelled([Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in twins], encoder, RENDERING)
+        settings = TrainSettings(epochs=1, batch_size=4, gradient_checkpointing=is_run_again)
+        train_reward(base, verdict_pairs(said, encoder), [], settings, tmp_path / str(is_run_again))
+        found.append({name: each.detach().clone() for name, each in base.model.named_parameters()})
+    before = dict(load_base(str(starter_directory)).model.named_parameters())
+    assert any(not torch.equal(before[name], each) for name, each in found[0].items()), "it has learned"
+    for name, each in found[0].items():
+        torch.testing.assert_close(found[1][name], each, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_what_other_records_say_is_part_of_the_rewards(tables: Any, starter_directory: Path, verdicts: Path) -> None:
