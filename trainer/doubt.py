@@ -8,7 +8,6 @@ head then learns from these doubts what the surprise knows and the corruptions d
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,9 +18,7 @@ from foundation.errors import ModelRefused
 from stream.batching import batches
 from stream.encode import Encoder
 from stream.score import read_rewards, shared_batch
-
-if TYPE_CHECKING:
-    from trainer.joint import JointModel, PairSource
+from trainer.joint import JointModel, PairSource
 
 WRONG_PRIOR = 0.05
 HIGHEST = 4
@@ -29,7 +26,7 @@ MOST_DOUBTED, MOST_COPIES = 8_000, 1_500
 _BATCH_TOKENS = 4_096
 
 
-def doubts(model: "JointModel", source: "PairSource") -> list[float]:
+def doubts(model: JointModel, source: PairSource) -> list[float]:
     """Return the probability to be wrong of every record of the source, in order.
 
     Of a long stream an even sample is looked at and the others are not doubted; without a copy to compare with nothing is.
@@ -58,7 +55,7 @@ def rows_looked_at(records: int) -> int:
 
 
 @torch.inference_mode()
-def look(model: "JointModel", encoder: Encoder, rows: Sequence[Sequence[int]]) -> np.ndarray:
+def look(model: JointModel, encoder: Encoder, rows: Sequence[Sequence[int]]) -> np.ndarray:
     """Return features_N4: d, the highest, the mean of the four highest and the mean token surprise in nats."""
     was_training = model.lm.training
     model.lm.eval()

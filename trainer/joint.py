@@ -8,12 +8,10 @@ One sequence per record holds both answers (stream/score.py). A batch is B recor
                 head must see surprise, and learns it far faster when it is asked for
   where         below the last layer each token's place says whether the token was changed (ELECTRA's replaced
                 tokens, arXiv 2003.10555)
-The probes of the last two are thrown away afterwards. The first steps read records alone: only then is there
-something to be surprised by. docs/experiments/starter.md has what each part gave.
+The probes of the last two are thrown away afterwards. docs/experiments/starter.md has what each part gave.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
@@ -21,24 +19,19 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils import deterministic
 from transformers import PreTrainedModel, Qwen2ForCausalLM
 
 from stream.encode import Encoder
 from stream.render import Rendered
 from stream.score import SharedBatch, read_rewards, shared_batch
 from trainer.corrupt import Corrupter
-from trainer.doubt import doubts
 from trainer.last_layer import last_layer_at
-from trainer.muon import Muon
 
 NEXT_TOKEN_WEIGHT = 0.3
 LAST_LAYER_SHARE = 0.25
 WHERE_WEIGHT = 1.0
 SURPRISE_WEIGHT = 0.3
 CENTRE_WEIGHT = 0.01
-READING_SHARE = 0.4
-DOUBTING_AT = (0.55,)
 SUSPECT_SHARE = 0.25
 DOUBTFUL = 0.5
 
@@ -245,63 +238,3 @@ def changed_range(right: Sequence[int], copy: Sequence[int]) -> tuple[int, int]:
         same_end += 1
     end = len(copy) - same_end
     return (start, end) if start < end else (min(start, len(copy) - 1), min(start, len(copy) - 1) + 1)
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """Add up in the same order every time; else places read twice add up their gradients in any order."""
-    was, was_filled = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True)
-    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it has not written
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was)
-        deterministic.fill_uninitialized_memory = was_filled  # type: ignore[attr-defined]
-
-
-def learn(
-    model: JointModel,
-    source: PairSource,
-    steps: int,
-    learning_rate: float,
-    watch: Callable[[int, Losses], None] = lambda step, losses: None,
-    doubting_at: Sequence[float] = DOUBTING_AT,
-) -> None:
-    """Run exactly `steps` steps; the rates rise over the first twentieth and fall linearly to 0.
-
-    At the shares of the way in `doubting_at` the model looks for wrong records hidden in the stream (trainer/doubt.py).
-
-    The trunk's matrices move by Muon, everything else by AdamW: docs/experiments/starter.md has what each gave.
-    """
-    parameters = model.parameters()
-    matrices = [parameter for parameter in model.lm.model.layers.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if all(parameter is not matrix for matrix in matrices)]
-    optimizers = [
-        Muon(matrices, lr=2 * learning_rate),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
-    rise = max(1, steps // 20)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise))))
-        for optimizer in optimizers
-    ]
-    model.lm.train()
-    with _reproducible():
-        for step in range(steps):
-            if step < steps * READING_SHARE:
-                loss, losses = model.next_token_loss(*source.next_right())
-            else:
-                if step in {round(steps * share) for share in doubting_at}:
-                    source.doubt(doubts(model, source))
-                loss, losses = model.loss(source.next())
-            for optimizer in optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
-            for schedule in schedules:
-                schedule.step()
-            watch(step + 1, losses)
-    model.lm.eval()

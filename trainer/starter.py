@@ -22,8 +22,9 @@ from stream.encode import Encoder
 from stream.render import Rendered
 from trainer.datasets import is_unseen
 from trainer.doubt import look, rows_looked_at
-from trainer.joint import DOUBTING_AT, JointModel, Losses, PairSource, learn
+from trainer.joint import JointModel, Losses, PairSource
 from trainer.starter_files import FACTS, UNLABELLED, digest_of
+from trainer.starter_steps import DOUBTING_AT, learn
 
 MINIMUM_RECORDS = 50
 TIMED_STEPS, TIMED_ROWS = 20, 200

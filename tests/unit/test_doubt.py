@@ -12,11 +12,12 @@ from stream.encode import Encoder
 from stream.records import Content
 from stream.render import Rendered, render
 from tests.conftest import WORDS
-from trainer import joint
+from trainer import joint, starter_steps
 from trainer.calibrate import auroc_of
 from trainer.doubt import doubts, look
-from trainer.joint import JointModel, PairSource, learn
+from trainer.joint import JointModel, PairSource
 from trainer.starter import Plan, Shape, train_starter
+from trainer.starter_steps import learn
 
 STEPS = 100
 
@@ -115,6 +116,6 @@ def test_learning_doubts_once_on_the_way(hidden: tuple[list[Rendered], np.ndarra
     asked: list[int] = []
     made = train_starter(hidden[0][:80], WORDS, Plan(steps=1), Shape(hidden=32, layers=2, heads=2, inner=64, vocabulary=600))
     source = PairSource(hidden[0][:80], made.encoder, 2, 0)
-    monkeypatch.setattr(joint, "doubts", lambda _model, of: asked.append(len(of)) or [0.5] * len(of))
+    monkeypatch.setattr(starter_steps, "doubts", lambda _model, of: asked.append(len(of)) or [0.5] * len(of))
     learn(made.model, source, 20, 1e-3)
     assert asked == [80]
