@@ -24,7 +24,8 @@ class Database:
         self._turn: threading.Lock | None = None
         if sa.engine.make_url(url).get_backend_name() == "sqlite":
             self._turn = threading.Lock()
-            self._writer, self._reader = _sqlite(url, "BEGIN IMMEDIATE"), _sqlite(url, "BEGIN", "query_only=ON")
+            # what is erased shall not be read in the file's free pages
+            self._writer, self._reader = _sqlite(url, "BEGIN IMMEDIATE", "secure_delete=ON"), _sqlite(url, "BEGIN", "query_only=ON")
         else:
             self._writer = self._reader = sa.create_engine(url, pool_size=16, max_overflow=16, pool_pre_ping=True)
 
@@ -49,6 +50,15 @@ class Database:
         """Give a transaction that only reads: SQLite refuses to write in it. Raises as `writing` does."""
         with self._reader.begin() as db:
             yield db
+
+    def wipe_deleted(self) -> None:
+        """Take what has been deleted out of the log beside SQLite's file, too; while others read there, it is written over later."""
+        if self._turn is not None:
+            connection = self._writer.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -339,8 +339,12 @@ class Store:
             for piece in tables.pieces(ids):
                 db.execute(sa.delete(tables.verdicts).where(tables.verdicts.c.decision_id.in_(piece)))
                 db.execute(sa.delete(tables.skips).where(tables.skips.c.decision_id.in_(piece)))
-            gone = db.execute(sa.delete(tables.records).where(tables.records.c.key_hash == hash_of(key))).rowcount
-            return int(gone) + int(db.execute(sa.delete(tables.clean).where(tables.clean.c.key_hash == hash_of(key))).rowcount)
+            gone = sum(
+                int(db.execute(sa.delete(table).where(table.c.key_hash == hash_of(key))).rowcount)
+                for table in (tables.records, tables.clean)
+            )
+        self._database.wipe_deleted()
+        return gone
 
 
 def kappa(pairs: Sequence[tuple[str, ...]]) -> float | None:

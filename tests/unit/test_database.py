@@ -3,12 +3,19 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from review.database import Database
+from review.rows import row_of
+from review.store import opened
+from stream import wire
+from stream.config import KafkaSettings
+from stream.records import Record
+from stream.schemas import Schemas
 
 NUMBERS = sa.table("numbers", sa.column("n", sa.Integer))
 
@@ -97,3 +104,22 @@ def test_another_process_that_writes_is_waited_for_and_then_named(url: str, data
     with impatient.writing() as db:
         assert db.execute(sa.select(NUMBERS.c.n)).scalar_one() == 7
     impatient.close()
+
+
+def test_what_is_erased_is_not_left_in_the_files(tmp_path: Path) -> None:
+    path, name = tmp_path / "review.sqlite3", b"Zhang Wei of Harbour Street 17"
+    with opened(f"sqlite:///{path}", 0.0) as store:
+        store.take_over()
+        headers = [(wire.DECISION_ID, b"in:0:1"), (wire.TOPIC_ID, b"t"), (wire.REASON, b"model")]
+        with closing(Schemas(KafkaSettings())) as schemas:
+            rows = [row_of("quarantine", Record("in", 0, n, 1, b"k%d" % n, name * 40, headers[1:]), schemas, 1) for n in range(3)]
+        store.apply(rows, [], [], {})
+
+        def left() -> int:
+            return sum(each.read_bytes().count(name) for each in tmp_path.iterdir())
+
+        assert left() >= 120
+        assert store.erase(b"k1") == 1
+        assert left() == 80, "those of the other keys"
+        assert store.erase(b"k0") + store.erase(b"k2") == 2
+        assert left() == 0
