@@ -167,7 +167,7 @@ def operations(records: Sequence[Sequence[int] | Ids], encoder: Encoder, config:
     return total
 
 
-def peak_share(encoder: Encoder, records: Sequence[Sequence[int]], dtype: torch.dtype) -> dict[str, float]:
+def peak_share(encoder: Encoder, records: Sequence[Sequence[int]], dtype: torch.dtype) -> dict[str, Any]:
     """Return the share of the best matrix product of a type that a model of hidden 384 × 6 reaches."""
     torch.manual_seed(0)
     config = Qwen2Config(**LARGE, vocab_size=2_000, pad_token_id=encoder.pad_id, max_position_embeddings=2_048)
