@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -194,29 +195,15 @@ def speed(bootstrap: str, topics: TopicSettings, place: Path, records: int, aske
     begun = time.perf_counter()
     service = start(tables, place, port)
     ready_seconds = time.perf_counter() - begun
-    times: dict[str, list[float]] = {"lease": [], "verdict": [], "counts": []}
+    times: dict[str, list[float]] = {"lease": [], "verdict": []}
     client = Client(port, "mei", threading.Event())
     try:
         for number in range(asked):
-            begun = time.perf_counter()
-            _, lease = client.ask("/api/lease", {"order": ("uncertainty", "age", "reason")[number % 3]})
-            times["lease"].append(time.perf_counter() - begun)
-            begun = time.perf_counter()
-            status, answer = client.ask(verdict_path(lease["decision_id"]), {"lease": lease["lease"], "verdict": "wrong"})
-            times["verdict"].append(time.perf_counter() - begun)
-            assert status == 200, answer  # noqa: PLR2004
+            assert answered(client, times, {"order": ("uncertainty", "age", "reason")[number % 3]}, "wrong")
     finally:
         client.close()
-        service.terminate()
-        service.wait(60)
-        if service.stdout is not None:
-            service.stdout.close()
-    found = {"open_records": float(records), "ready_seconds": round(ready_seconds, 1)}
-    for name, each in times.items():
-        if each:
-            found[f"{name}_ms"] = round(statistics.median(each) * 1e3, 1)
-            found[f"{name}_p95_ms"] = round(statistics.quantiles(each, n=20)[-1] * 1e3, 1)
-    return found
+        processes.end(service)
+    return {"open_records": float(records), "ready_seconds": round(ready_seconds, 1), **in_ms(times)}
 
 
 def answers(bootstrap: str, topics: TopicSettings, place: Path, records: int, reviewers: int, database_url: str | None) -> dict[str, float]:
@@ -228,16 +215,9 @@ def answers(bootstrap: str, topics: TopicSettings, place: Path, records: int, re
     times: dict[str, list[float]] = {"lease": [], "verdict": []}
 
     def answer(client: Client) -> None:
-        while True:
-            begun = time.perf_counter()
-            _, lease = client.ask("/api/lease", {})
-            if lease["decision_id"] is None:
-                return client.close()
-            leased = time.perf_counter()
-            status, said = client.ask(verdict_path(lease["decision_id"]), {"lease": lease["lease"], "verdict": "right"})
-            assert status == 200, said  # noqa: PLR2004
-            times["lease"].append(leased - begun)
-            times["verdict"].append(time.perf_counter() - leased)
+        with closing(client):
+            while answered(client, times, {}, "right"):
+                pass
 
     try:
         begun = time.perf_counter()
@@ -245,16 +225,32 @@ def answers(bootstrap: str, topics: TopicSettings, place: Path, records: int, re
             list(people.map(answer, [Client(port, f"r{n}", threading.Event()) for n in range(reviewers)]))
         seconds = time.perf_counter() - begun
     finally:
-        service.terminate()
-        service.wait(60)
-        if service.stdout is not None:
-            service.stdout.close()
+        processes.end(service)
     assert len(times["verdict"]) == records, f"{len(times['verdict'])} of {records} answered"
-    found: dict[str, float] = {"reviewers": reviewers, "a_second": round(records / seconds, 1)}
+    return {"reviewers": reviewers, "a_second": round(records / seconds, 1), **in_ms(times)}
+
+
+def in_ms(times: dict[str, list[float]]) -> dict[str, float]:
+    """Return median and 95th percentile of seconds by name, in milliseconds."""
+    found = {}
     for name, each in times.items():
         found[f"{name}_ms"] = round(statistics.median(each) * 1e3, 1)
         found[f"{name}_p95_ms"] = round(statistics.quantiles(each, n=20)[-1] * 1e3, 1)
     return found
+
+
+def answered(client: Client, times: dict[str, list[float]], wanted: dict[str, Any], verdict: str) -> bool:
+    """Take the next record and answer it, keeping how long both took; say whether there was one."""
+    begun = time.perf_counter()
+    _, lease = client.ask("/api/lease", wanted)
+    if lease["decision_id"] is None:
+        return False
+    leased = time.perf_counter()
+    status, said = client.ask(verdict_path(lease["decision_id"]), {"lease": lease["lease"], "verdict": verdict})
+    assert status == 200, said  # noqa: PLR2004
+    times["lease"].append(leased - begun)
+    times["verdict"].append(time.perf_counter() - leased)
+    return True
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from stream.encode import Encoder
 from stream.render import Rendered
 from stream.score import SharedBatch, read_rewards, shared_batch
 from trainer.corrupt import Corrupter
-from trainer.last_layer import last_layer_at
+from trainer.last_layer import last_layer_at, read_at
 
 NEXT_TOKEN_WEIGHT = 0.3
 LAST_LAYER_SHARE = 0.25
@@ -75,7 +75,8 @@ class JointModel:
         batch, changed_BT, record_BT, doubt_N = given
         half = len(doubt_N)
         expects_BT = _some_before(record_BT[:half], LAST_LAYER_SHARE)
-        read_BT = torch.cat([expects_BT, torch.zeros_like(record_BT[half:])]).scatter(1, batch.pooled_B2, value=True)
+        read_BT = read_at(batch.pooled_B2, batch.ids_BT)
+        read_BT[:half] |= expects_BT
         hidden_BTH = self._hidden(batch, read_BT)
         rewards_B2 = read_rewards(self.reward, hidden_BTH, batch.pooled_B2)
         d_B = rewards_B2[:, 0] - rewards_B2[:, 1]
@@ -111,7 +112,7 @@ class JointModel:
 
     def _hidden(self, batch: SharedBatch, read_BT: torch.Tensor) -> torch.Tensor:
         """Return hidden_BTH of the last layer, of use where it is read."""
-        with last_layer_at(self.lm, self.lm.config.model_type, read_BT):
+        with last_layer_at(self.lm, read_BT):
             found: torch.Tensor = self.lm.model(
                 input_ids=batch.ids_BT, attention_mask=batch.mask_B1TT, position_ids=batch.positions_BT, use_cache=False
             ).last_hidden_state

@@ -8,16 +8,24 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from stream.trunk import KNOWN
 
 
+def read_at(read_B2: torch.Tensor, ids_BT: torch.Tensor) -> torch.Tensor:
+    """Return read_BT, true at the two places of each row."""
+    return torch.zeros_like(ids_BT, dtype=torch.bool).scatter(1, read_B2, value=True)
+
+
 @contextmanager
-def last_layer_at(model: nn.Module, kind: str, read_BT: torch.Tensor) -> Iterator[None]:
+def last_layer_at(model: PreTrainedModel, read_BT: torch.Tensor) -> Iterator[None]:
     """Run the output projection and the MLP of the last layer of a model's trunk at the places read_BT (bool) alone.
 
-    kind: the configuration's model_type; a trunk that is not of the known ones runs whole.
+    A trunk that is not of the known ones runs whole, and so does one whose layers are run again in the backward: they must do there what
+    they did before, when this is over.
     """
+    is_run_again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     places = read_BT.flatten().nonzero().squeeze(-1)
 
     def gathered(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -28,7 +36,7 @@ def last_layer_at(model: nn.Module, kind: str, read_BT: torch.Tensor) -> Iterato
         return whole_NH.view(*read_BT.shape, -1)
 
     with ExitStack() as hooks:
-        for module in _modules_of(model) if kind in KNOWN else ():
+        for module in _modules_of(model) if model.config.model_type in KNOWN and not is_run_again else ():
             for hook in (module.register_forward_pre_hook(gathered), module.register_forward_hook(spread)):
                 hooks.callback(hook.remove)
         yield

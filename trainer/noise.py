@@ -20,7 +20,7 @@ from stream.batching import batches
 from stream.encode import Encoder
 from stream.score import pooled_states, shared_batch
 from trainer.datasets import Labelled
-from trainer.last_layer import last_layer_at
+from trainer.last_layer import last_layer_at, read_at
 
 Noise = Literal["review", "smooth", "flip", "drop"]
 FOLDS = 5
@@ -58,8 +58,7 @@ def features_of(model: PreTrainedModel, encoder: Encoder, ids: Sequence[Sequence
     features_NF = np.empty((len(ids), len(head_H) + 1), dtype=np.float32)
     for places in batches([len(record) + overhead for record in ids], _BATCH_TOKENS):
         batch = shared_batch([ids[place] for place in places], encoder.template, encoder.pad_id, model.dtype, head_H.device)
-        read_BT = torch.zeros_like(batch.ids_BT, dtype=torch.bool).scatter(1, batch.pooled_B2, value=True)
-        with last_layer_at(model, model.config.model_type, read_BT):
+        with last_layer_at(model, read_at(batch.pooled_B2, batch.ids_BT)):
             pooled_B2H = pooled_states(model, batch).float()
         difference_BH = pooled_B2H[:, 0] - pooled_B2H[:, 1]
         features_NF[places] = torch.cat([difference_BH, (difference_BH @ head_H)[:, None]], dim=1).cpu().numpy()

@@ -7,7 +7,6 @@ margin, a weight and a doubt stand beside each pair. Shapes: B pairs, T tokens.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from trl import RewardTrainer
 
 from stream.encode import last_read
 from stream.score import tree_of
-from trainer.last_layer import last_layer_at
+from trainer.last_layer import last_layer_at, read_at
 
 SORTED_BATCHES = 16  # enough that a batch's lengths differ by a few tokens, few enough that most are shuffled
 
@@ -139,12 +138,8 @@ class OnePassRewardTrainer(RewardTrainer):  # type: ignore[misc]
         head = _head_of(bare)
         hook = head.register_forward_hook(lambda _, __, scored: seen.append(scored))
         ids_BT = inputs["input_ids"]
-        read_BT = torch.zeros(ids_BT.shape, dtype=torch.bool, device=ids_BT.device).scatter_(1, read_B2, value=True)
-        # layers that are run again in the backward must do there what they did here
-        is_run_again = any(getattr(module, "gradient_checkpointing", False) for module in bare.modules())
-        at_read = nullcontext() if is_run_again else last_layer_at(bare, bare.config.model_type, read_BT)
         try:
-            with at_read:
+            with last_layer_at(bare, read_at(read_B2, ids_BT)):
                 outputs = model(input_ids=ids_BT, attention_mask=mask, position_ids=inputs["position_ids"], use_cache=False)
         finally:
             hook.remove()

@@ -19,7 +19,7 @@ from tests.conftest import WORDS
 from tests.trunks import KNOWN, trunks
 from trainer import joint
 from trainer.joint import PairSource
-from trainer.last_layer import last_layer_at
+from trainer.last_layer import last_layer_at, read_at
 from trainer.noise import features_of
 from trainer.one_pass import SORTED_BATCHES, ByLength
 from trainer.starter import Plan, Shape, train_starter
@@ -36,7 +36,7 @@ def rows_of(encoder: Encoder) -> list[list[int]]:
 
 def batch_of(encoder: Encoder) -> tuple[SharedBatch, torch.Tensor]:
     batch = shared_batch(rows_of(encoder), encoder.template, encoder.pad_id, torch.float32)
-    return batch, torch.zeros_like(batch.ids_BT, dtype=torch.bool).scatter(1, batch.pooled_B2, value=True)
+    return batch, read_at(batch.pooled_B2, batch.ids_BT)
 
 
 def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def test_the_last_layer_where_it_is_read_gives_the_same_rewards_and_gradients(na
     mlp.get_submodule("down_proj").register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:-1].numel()))
     whole = pooled_rewards(model, batch)
     before = gradients(model, whole.square().sum())
-    with last_layer_at(model, model.config.model_type, read_BT):
+    with last_layer_at(model, read_BT):
         found = pooled_rewards(model, batch)
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-5)
     assert_alike(before, gradients(model, found.square().sum()))
@@ -83,7 +83,7 @@ def test_a_lora_is_trained_in_the_last_layer_as_well(starter_directory: Path, en
     whole = states()
     before = gradients(model, whole.square().sum())
     assert any("layers.1.mlp" in name and "lora" in name for name in before)
-    with last_layer_at(model, "qwen2", read_BT):
+    with last_layer_at(model, read_BT):
         found = states()
     torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-4)
     assert_alike(before, gradients(model, found.square().sum()))
