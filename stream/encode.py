@@ -6,6 +6,7 @@ that contains `<|im_end|>` write its own answer (transformers#29279).
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal, NamedTuple, get_args
 
 from transformers import PreTrainedTokenizerBase
@@ -69,6 +70,11 @@ class Encoder:
         self._plain = PlainTokenizer(self.backend)
         self._before_answer, self._after_answer = (_ids(tokenizer, text) for text in (self.written.between, self.written.end))
         self.control_ids = self._plain.control_ids
+
+    @cached_property
+    def tokenizer_text(self) -> str:
+        """The tokenizer as JSON, by which another process reads as this one does."""
+        return str(self.backend.to_str())
 
     def encode(self, texts: Sequence[str]) -> list[list[int] | None]:
         """Return the record ids of each text, in order; None where the record is longer than the model's maximum."""

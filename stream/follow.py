@@ -71,7 +71,7 @@ class Lasting(NamedTuple):
 def make_service(settings: GateSettings, lasting: Lasting, rules: Rules, model: "LiveModel | None", like: Service | None = None) -> Service:
     """Put rules and model into service; `model` None judges by rules alone.
 
-    like: what is in service; a process of its that reads just as this one should is kept, since starting one takes a core for seconds.
+    like: what is in service; its process that reads is kept, and told what is new, since starting one takes a core for a second.
     """
     if model is None:
         shared = wire.constants(lasting.topic_ids, None, None, None, rules.digest)
@@ -81,7 +81,9 @@ def make_service(settings: GateSettings, lasting: Lasting, rules: Rules, model: 
     if not settings.reading_process:
         reads = reader_of(settings, rules, model)
     elif not isinstance(reads, ReadingProcess) or not reads.reads_as(settings, rules, model):
-        reads = ReadingProcess(settings, rules, model, reader_of(settings, rules, model))
+        reads = ReadingProcess(
+            settings, rules, model, reader_of(settings, rules, model), reads if isinstance(reads, ReadingProcess) else None
+        )
     return Service(Judge(settings, rules, model, reads, lasting.lotteries, lasting.cache, lasting.schemas), shared)
 
 

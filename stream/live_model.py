@@ -4,8 +4,10 @@ Enters: a registry and a reference. Leaves: a LiveModel whose digest is that of 
 Source of the rule: law 6.
 """
 
+import json
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +36,8 @@ _WARM_UP_RECORDS = 32
 _BUDGETS = {"cpu": (1_024, 2_048, 4_096, 8_192), "cuda": (8_192, 16_384, 32_768, 65_536)}  # tokens
 _USUAL_TOKENS, _TRIES, _LONG_SECONDS, _BATCHES_IN_A_ROW = 64, 3, 0.5, 4
 _SLOWER, _WORTH = 1.2, 1.05
+# config.json names the class of the tokenizer
+_OF_TOKENIZERS = re.compile(r"config\.json|.*token.*|vocab.*|merges.*|.*\.jinja|.*\.model")
 _MOST_D = 0.05  # nats: what a threshold was certified for must not drift where P is flat
 
 log = logging.getLogger("winnow.model")
@@ -52,6 +56,7 @@ class LiveModel(NamedTuple):
     evidence: Evidence | None = None
     baseline: Baseline | None = None
     created_seconds: float = 0.0
+    encoded_as: str = ""
 
     def d_of(self, contents: Sequence[Content]) -> list[float | None]:
         """Return raw d of records with what other records say of them, None of one that is longer than the model's maximum."""
@@ -83,12 +88,15 @@ def load_aside(
 def load_live_model(version: Version, settings: GateSettings, like: LiveModel | None = None) -> LiveModel:
     """Load a version whose files have been verified. Raises ModelRefused when its head or fingerprint is not as published.
 
-    like: the model in service; one of the same shape runs as that does, so that a swap measures nothing beside live batches.
+    like: the model in service; one of the same shape runs as that does, so that a swap measures nothing beside live batches, and one
+    with the same tokenizer encodes by that, since building a large one keeps the interpreter from the batches for a second.
     """
     device = pick_device(settings.device)
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    scorer = load_scorer(version, device, settings.batch_tokens, settings.precision)
+    encoded_as = _encoding_of(version)
+    encoder = like.scorer.encoder if like is not None and like.encoded_as == encoded_as else None
+    scorer = load_scorer(version, device, settings.batch_tokens, settings.precision, encoder)
     if like is not None and like.scorer.is_shaped_as(scorer):
         scorer, records_per_second = _run_as(version, scorer, like, settings.precision), like.records_per_second
     else:
@@ -110,6 +118,7 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         load_evidence(version.directory),
         load_baseline(version.directory),
         datetime.fromisoformat(manifest.created).timestamp(),
+        encoded_as,
     )
 
 
@@ -129,6 +138,13 @@ def rewards_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[
             rewards = Rewards(right, wrong)
             found[place] = rewards if evidence is None else rewards.with_evidence(evidence.of(shown[place]), evidence.most_text)
     return found
+
+
+def _encoding_of(version: Version) -> str:
+    """Return what says how a version encodes records: equal for two of them only if their encoders do the same."""
+    manifest = version.manifest
+    files = {name: digest for name, digest in manifest.files.items() if _OF_TOKENIZERS.fullmatch(name)}
+    return json.dumps([files, manifest.verdict_words, manifest.encoding, manifest.max_length, manifest.pad_id], sort_keys=True)
 
 
 def _run_as(version: Version, scorer: Scorer, like: LiveModel, wanted: str) -> Scorer:
@@ -151,11 +167,17 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def load_scorer(version: Version, device: torch.device, batch_tokens: int | None, precision: str = "auto") -> Scorer:
-    """Load weights and tokenizer of a version, by `auto` in float32 on a CPU and bfloat16 on a GPU. Raises ModelRefused."""
+def load_scorer(
+    version: Version, device: torch.device, batch_tokens: int | None, precision: str = "auto", encoder: Encoder | None = None
+) -> Scorer:
+    """Load weights and tokenizer of a version, by `auto` in float32 on a CPU and bfloat16 on a GPU. Raises ModelRefused.
+
+    encoder: where one of the same tokenizer files, words and lengths has been built already.
+    """
     manifest = version.manifest
     try:
-        tokenizer = AutoTokenizer.from_pretrained(version.directory)
+        if encoder is None:
+            tokenizer = AutoTokenizer.from_pretrained(version.directory)
         model = AutoModelForSequenceClassification.from_pretrained(
             version.directory,
             dtype=torch.float32,  # a GPU's bfloat16 weights are rounded once, with the norms folded in
@@ -166,7 +188,8 @@ def load_scorer(version: Version, device: torch.device, batch_tokens: int | None
         raise ModelRefused(f"{version.label} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
     if model.config.num_labels != 1:
         raise ModelRefused(f"{version.label} has {model.config.num_labels} outputs; a reward model has one")
-    encoder = Encoder(tokenizer, manifest.verdict_words, cast(Encoding, manifest.encoding), manifest.max_length)
+    if encoder is None:
+        encoder = Encoder(tokenizer, manifest.verdict_words, cast(Encoding, manifest.encoding), manifest.max_length)
     if encoder.pad_id != manifest.pad_id:
         raise ModelRefused(f"{version.label}: the tokenizer pads with {encoder.pad_id}, the manifest says {manifest.pad_id}")
     tokens, first = budgets(device, batch_tokens)[-1], torch.float32 if device.type == "cpu" or precision == "float32" else torch.bfloat16

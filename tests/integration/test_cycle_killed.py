@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def registry(tables: Any, starter_directory: Path, tmp_path: Path) -> Registry:
     """A registry whose champion knows nothing, and verdicts that are easily learned, so that what a cycle makes is promoted."""
-    more = {"base": str(starter_directory), "work_directory": tmp_path / "work", "learning_rate": 1e-2, "epochs": 4}
+    more = {"base": str(starter_directory), "work_directory": tmp_path / "work", "learning_rate": 3e-3, "epochs": 4}
     tables.train = tables.train.model_copy(update=more)
     train_and_publish(tables, tables.train, tables.train.base, None, None)
     say(tables, simple(250))

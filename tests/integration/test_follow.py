@@ -83,7 +83,9 @@ def test_a_swap_keeps_the_process_that_reads_and_no_process_is_born_slow(version
         it.stop()
     assert isinstance(changed.reads, ReadingProcess)
     assert changed.reads is not first.reads
-    process = changed.reads._end.peek()[2][1]  # type: ignore[index]
+    assert isinstance(first.reads, ReadingProcess)
+    assert changed.reads.line is first.reads.line is not None
+    process = changed.reads.line._end.peek()[2][1]  # type: ignore[index]
     assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.getpriority(os.PRIO_PROCESS, 0)
 
 

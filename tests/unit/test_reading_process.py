@@ -115,7 +115,8 @@ def test_a_killed_process_loses_nothing_and_is_replaced(
     assert "the gate reads itself" in caplog.text
     caplog.clear()
     assert same(elsewhere.read(ODD), parts.here.read(ODD))
-    assert elsewhere._connection is None, "another one is not started at once"
+    assert elsewhere.line is not None
+    assert not elsewhere.line.is_open, "another one is not started at once"
     monkeypatch.setattr(elsewhere, "_not_before", 0.0)
     monkeypatch.setattr(elsewhere, "_here", Nobody())
     assert same(elsewhere.read(ODD), parts.here.read(ODD))
@@ -141,10 +142,11 @@ def test_a_stopped_process_does_not_stop_the_gate(parts: SimpleNamespace, monkey
 
 def test_an_answer_to_another_question_is_not_taken(parts: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     elsewhere = process_of(parts)
-    connection = elsewhere._connection
+    assert elsewhere.line is not None
+    connection = elsewhere.line._connection
     assert connection is not None
     late = [b"late"]
-    reading_process._send(connection, np.array([99], dtype=np.int32), reading_process._lengths_of(late), b"late")
+    reading_process._send(connection, np.array([99, 0], dtype=np.int32), reading_process._lengths_of(late), b"late")
     assert same(elsewhere.read([b"mine", b"too"]), parts.here.read([b"mine", b"too"]))
     assert "answer to batch [99]" in str(caplog.records[0].__dict__["detail"])
 
@@ -169,6 +171,50 @@ def test_where_the_rules_changed_meanwhile_the_gate_reads_by_its_own(
     assert same(elsewhere.read(ODD), here.read(ODD))
 
 
+def test_one_process_reads_for_what_is_in_service_and_for_what_follows_it(parts: SimpleNamespace) -> None:
+    first = process_alone(parts)
+    values = [*ODD, *(twin.value for twin in take(300, 3))]
+    changed = SimpleNamespace(rendering="fields@1", scorer=parts.model.scorer, evidence=parts.model.evidence.scaled(0.5))
+    rules = Rules()
+    second = ReadingProcess(parts.settings, rules, changed, Nobody(), first)  # type: ignore[arg-type]
+    assert pid_of(second) == pid_of(first)
+    second_here = reader_of(parts.settings, rules, changed)  # type: ignore[arg-type]
+    assert not same(second_here.read(values), parts.here.read(values))
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda each: each.read(values), [first, second] * 10))
+    assert all(same(one, parts.here.read(values)) for one in found[::2])
+    assert all(same(one, second_here.read(values)) for one in found[1::2])
+    del first
+    third = ReadingProcess(parts.settings, parts.rules, parts.model, Nobody(), second)
+    assert pid_of(third) == pid_of(second), "the process outlives the first that had it"
+    assert same(third.read(values), parts.here.read(values))
+    pid = pid_of(third)
+    del second, third
+    wait_until_gone(pid)
+
+
+def test_another_tokenizer_gets_a_process_of_its_own(parts: SimpleNamespace) -> None:
+    first = ReadingProcess(parts.settings, parts.rules, None, Nobody())
+    second = ReadingProcess(parts.settings, parts.rules, parts.model, Nobody(), first)
+    assert pid_of(second) != pid_of(first)
+    assert same(second.read(ODD), parts.here.read(ODD))
+
+
+def test_a_reader_that_cannot_be_built_leaves_the_other_one_reading(
+    parts: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "rules.toml"
+    path.write_text('[[rule]]\nname = "a"\ncheck = "printable"\n')
+    rules = Rules.load(path)
+    path.write_text('[[rule]]\nname = "b"\ncheck = "printable"\n')
+    first = process_alone(parts)
+    here = reader_of(parts.settings, rules, parts.model)
+    second = ReadingProcess(parts.settings, rules, parts.model, here, first)
+    assert "has changed since it was read" in str(caplog.records[0].__dict__["detail"])
+    assert same(second.read(ODD), here.read(ODD))
+    assert same(first.read(ODD), parts.here.read(ODD))
+
+
 def test_it_ends_with_a_gate_that_is_killed() -> None:
     script = """
 import sys, time
@@ -177,7 +223,7 @@ from stream.judge import reader_of
 from stream.reading_process import ReadingProcess
 from stream.rules import Rules
 elsewhere = ReadingProcess(GateSettings(), Rules(), None, reader_of(GateSettings(), Rules(), None))
-print(elsewhere._end.peek()[2][1].pid, flush=True)
+print(elsewhere.line._end.peek()[2][1].pid, flush=True)
 time.sleep(60)
 """
     gate = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -189,7 +235,8 @@ time.sleep(60)
 
 
 def pid_of(elsewhere: ReadingProcess) -> int:
-    alive = elsewhere._end.peek()
+    assert elsewhere.line is not None
+    alive = elsewhere.line._end.peek()
     assert alive is not None
     return int(alive[2][1].pid)
 
