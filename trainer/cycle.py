@@ -27,7 +27,7 @@ from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
 from stream.rules import Rules
 from stream.schemas import Schemas
-from trainer.bases import Base, encoder_of, load_base
+from trainer.bases import ENCODING, Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify, drawn_alike
 from trainer.check import Finding
@@ -225,11 +225,11 @@ def _publish(
 ) -> Version:
     records = [*learned.train_set.records, *learned.test_set.records]
     facts = Facts(
-        base.name, settings.method, words, RENDERING, "chat@1", learned.calibration, threshold, learned.metrics,
+        base.name, settings.method, words, RENDERING, ENCODING, learned.calibration, threshold, learned.metrics,
         settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(records),
         {**learned.counts, "flat": len(report.p_flat), "suspects": len(report.suspects)},
         None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},
         snapshot.digest,
     )  # fmt: skip
     beside = report_files(report, registry.name) | files
-    return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
+    return publish(registry, learned.saved, facts, beside)

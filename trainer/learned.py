@@ -13,6 +13,7 @@ from stream.render import Rendered
 from stream.score import Scorer
 from trainer.calibrate import p_of
 from trainer.pairs import Encoded
+from trainer.publish import Saved
 from trainer.reward import Trained
 
 SCORE_TOKENS = 8_192
@@ -37,6 +38,7 @@ class Learned(NamedTuple):
     d_test: np.ndarray
     calibration: Calibration
     metrics: dict[str, float]
+    saved: Saved
     evidence: Evidence | None = None
 
     @property

@@ -1,10 +1,14 @@
-"""A trained model -> a version in the registry: files written aside, reloaded in a fresh process, then published."""
+"""A trained model -> a version in the registry: files written aside, reloaded in a fresh process, then published.
+
+The process takes seconds to start, so it looks at the files while what else belongs to the version is worked out.
+"""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -43,30 +47,44 @@ class Facts(NamedTuple):
     verdict_digest: str | None = None
 
 
-def publish(
-    registry: Registry,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    scorer: Scorer,
-    facts: Facts,
-    work: Path,
-    adapter: Path | None = None,
-    beside: Mapping[str, str] = MappingProxyType({}),
-) -> Version:
-    """Save, check in a fresh process that the rewards come back, and publish; no alias points at it yet.
+class Saved(NamedTuple):
+    """A model's files, what they must give again, and the look of a fresh process at them, which raises FingerprintDiffers."""
+
+    directory: Path
+    encoder: Encoder
+    eos_id: int
+    fingerprint: Fingerprint
+    reloaded: "Future[None]"
+
+
+def save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scorer: Scorer, encoding: str, work: Path, adapter: Path | None = None
+) -> Saved:
+    """Write a model's files below `work` and let a fresh process see whether its rewards come back."""
+    directory = work / "prepared"
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    if adapter is not None:
+        adapter.rename(directory / "adapter")
+    encoder = scorer.encoder
+    texts = fingerprint_texts(encoder, tokenizer)
+    rewards = scorer.rewards([ids or [] for ids in encoder.encode(texts)])
+    fingerprint = Fingerprint(texts=texts, rewards=tuple((float(a), float(b)) for a, b in rewards))
+    asked = {"directory": str(directory), "words": encoder.words, "encoding": encoding, "max_length": encoder.max_length, "texts": texts}
+    beside = ThreadPoolExecutor(1)
+    reloaded = beside.submit(_reload, asked, rewards)
+    beside.shutdown(wait=False)
+    return Saved(directory, encoder, cast(int, tokenizer.eos_token_id), fingerprint, reloaded)
+
+
+def publish(registry: Registry, saved: Saved, facts: Facts, beside: Mapping[str, str] = MappingProxyType({})) -> Version:
+    """Publish what has been saved, if the fresh process had the same rewards; no alias points at it yet.
 
     `beside` are texts kept with the weights by file name, such as the training report. Raises FingerprintDiffers.
     """
-    prepared = work / "prepared"
-    model.save_pretrained(prepared)
-    tokenizer.save_pretrained(prepared)
-    if adapter is not None:
-        adapter.rename(prepared / "adapter")
+    saved.reloaded.result()
     for name, text in beside.items():
-        (prepared / name).write_text(text, encoding="utf-8")
-    texts = fingerprint_texts(scorer.encoder, tokenizer)
-    rewards = scorer.rewards([ids or [] for ids in scorer.encoder.encode(texts)])
-    _check_in_fresh_process(prepared, facts, scorer.encoder.max_length, texts, rewards)
+        (saved.directory / name).write_text(text, encoding="utf-8")
     manifest = Manifest(
         name=registry.name,
         base=facts.base,
@@ -76,21 +94,21 @@ def publish(
         verdict_words=facts.words,
         rendering=facts.rendering,
         encoding=facts.encoding,
-        pad_id=scorer.encoder.pad_id,
-        eos_id=tokenizer.eos_token_id,
-        max_length=scorer.encoder.max_length,
+        pad_id=saved.encoder.pad_id,
+        eos_id=saved.eos_id,
+        max_length=saved.encoder.max_length,
         calibration=facts.calibration,
         threshold=facts.threshold,
-        fingerprint=Fingerprint(texts=texts, rewards=tuple((float(a), float(b)) for a, b in rewards)),
+        fingerprint=saved.fingerprint,
         metrics=facts.metrics,
         settings=facts.settings,
         data_digest=facts.data_digest,
         data_counts=facts.data_counts or {},
         verdict_offsets=facts.verdict_offsets or {},
         verdict_digest=facts.verdict_digest,
-        files=files_of(prepared),
+        files=files_of(saved.directory),
     )
-    return registry.publish(prepared, manifest)
+    return registry.publish(saved.directory, manifest)
 
 
 def fingerprint_texts(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
@@ -105,9 +123,8 @@ def fingerprint_texts(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> t
     return tuple(texts)
 
 
-def _check_in_fresh_process(prepared: Path, facts: Facts, max_length: int, texts: tuple[str, ...], rewards: np.ndarray) -> None:
-    """Load what was saved where nothing of this process helps, and compare: an unsaved reward head shows here."""
-    asked = {"directory": str(prepared), "words": facts.words, "encoding": facts.encoding, "max_length": max_length, "texts": texts}
+def _reload(asked: dict[str, object], rewards_B2: np.ndarray) -> None:
+    """Load what was saved where nothing of this process helps: an unsaved reward head shows here. Raises FingerprintDiffers."""
     done = subprocess.run(
         [sys.executable, "-m", "trainer.reload_check"],
         input=json.dumps(asked),
@@ -119,7 +136,7 @@ def _check_in_fresh_process(prepared: Path, facts: Facts, max_length: int, texts
     if done.returncode != 0:
         raise FingerprintDiffers(f"the saved model cannot be loaded again: {done.stderr.strip().splitlines()[-1:]}")
     found = np.array(json.loads(done.stdout.splitlines()[-1]))
-    worst = float(np.abs(found - rewards).max())
+    worst = float(np.abs(found - rewards_B2).max())
     if not worst <= _RELOAD_TOLERANCE:
         raise FingerprintDiffers(
             f"the saved model gives other rewards in a fresh process: they differ by {worst:.4g}, the limit is {_RELOAD_TOLERANCE}"

@@ -28,7 +28,7 @@ from stream.render import Rendering
 from stream.rules import Rules
 from stream.score import Scorer, refuse_windows
 from trainer.balance import MOST_LEARNED, balanced, heard_in_verdicts
-from trainer.bases import Base, encoder_of, load_base
+from trainer.bases import ENCODING, Base, encoder_of, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
@@ -37,7 +37,7 @@ from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_of, d_with, judge
 from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
 from trainer.processes import train
 from trainer.promote import announce
-from trainer.publish import Facts, publish
+from trainer.publish import Facts, publish, save
 from trainer.report import report_files, report_of_data
 from trainer.unlabelled import say_if_none, unlabelled_of
 from trainer.weigh import said_of, weigh
@@ -96,7 +96,7 @@ def learn_from(
     *,
     is_measured_once: bool = False,
 ) -> Learned:
-    """Train on `learn` with contrastive pairs from the stream mixed in, measure on `test`, calibrate. Raises DataRefused.
+    """Train on `learn` with contrastive pairs from the stream mixed in, save, measure on `test`, calibrate. Raises DataRefused.
 
     known: texts of records that the base has learned from. is_measured_once: no certificate and no comparison of this training uses
     `test`, so that where it is too small to calibrate with, and its AUROC says little, the evidence is weighed with it, too, after it has
@@ -116,6 +116,7 @@ def learn_from(
     before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = scorer_of(trained.model, encoder)
+    saved = save(trained.model, base.tokenizer, scorer, ENCODING, work, trained.adapter)
     evidence = None
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
@@ -136,7 +137,7 @@ def learn_from(
             as_before = again._replace(left_out=again.left_out[: len(learned_from)])
             verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)
             evidence, _ = balanced(scorer, again, whole, settings.seed, verdicts)
-    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, calibration, metrics, evidence)
+    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, calibration, metrics, saved, evidence)
 
 
 def scorer_of(model: PreTrainedModel, encoder: Encoder) -> Scorer:
@@ -179,12 +180,12 @@ def _publish_trained(ground: Ground, settings: TrainSettings, data: str, work: P
     digest = digest_of_data(labelled)
     report = report_of_data(learned, threshold, of_stream.p_chosen, findings, digest)
     facts = Facts(
-        base.name, settings.method, words, RENDERING, "chat@1", learned.calibration, threshold, learned.metrics,
+        base.name, settings.method, words, RENDERING, ENCODING, learned.calibration, threshold, learned.metrics,
         settings.model_dump(mode="json", exclude={"work_directory"}), digest, learned.counts,
     )  # fmt: skip
     beside = report_files(report, registry.name)
     beside |= stream_files(learned.evidence, None if sample is None else of_stream, threshold)
-    return publish(registry, learned.trained.model, base.tokenizer, learned.scorer, facts, work, learned.trained.adapter, beside)
+    return publish(registry, learned.saved, facts, beside)
 
 
 def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Version:
@@ -196,6 +197,7 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
     sample = sample_of(encoder, stream, rules)
     if sample is None:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
+    saved = save(base.model, base.tokenizer, scorer, ENCODING, work)
     shown = rendered(stream, RENDERING)
     evidence, temperature = None, 1.0
     free = [record for record in shown if not is_unseen(record.text)]
@@ -206,11 +208,11 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(
-        base.name, "starter", words, RENDERING, "chat@1", calibration, threshold, {},
+        base.name, "starter", words, RENDERING, ENCODING, calibration, threshold, {},
         settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(sample.ids)},
     )  # fmt: skip
     beside = stream_files(evidence, of_stream, threshold)
-    return publish(registry, base.model, base.tokenizer, scorer, facts, work, beside=beside)
+    return publish(registry, saved, facts, beside)
 
 
 def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, template: str) -> Version:
@@ -233,7 +235,7 @@ def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, tem
     facts = Facts(str(directory.name), "imported", settings.verdict_words, "raw@1", encodings[template], Calibration(), threshold, {}, {})
     registry = Registry(tables.registry)
     with workplace(settings) as work:
-        version = publish(registry, model, tokenizer, scorer_of(model, encoder), facts, work)
+        version = publish(registry, save(model, tokenizer, scorer_of(model, encoder), encodings[template], work), facts)
     announce(registry, version)
     return version
 
