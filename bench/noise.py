@@ -69,6 +69,7 @@ def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], str
         kept = treat(encoded.records, probability, settings.noise).records
         with workplace(settings) as work:
             learned = learn_from(base, encoder, kept, test, unlabelled_of(base, None, tables), settings, work)
+            learned.saved.reloaded.result()  # before its files are gone
         seen = encode_labelled(labelled(strangers), encoder, RENDERING)
         truth = np.array([record.is_right for record in seen.records], dtype=bool)
         found[f"auroc_{name}"] = auroc_of(d_with(learned.scorer, learned.evidence, seen), truth)

@@ -4,7 +4,7 @@ Every output must name a model that really scored it: each is scored again by th
 longest time between two commits while a swap was under way, `batch_ms` the longest while none was. Gate and load have a
 process each, as they have in service; `pauses_ms` has the longest time of each swap, beside as many of the longest without one.
 The load is half of what the gate does with a backlog here, at most 1,000 records/s: a gate that cannot keep up has long batches and
-no pause to speak of.
+no pause to speak of. What happens in the load's first seconds is left out.
 """
 
 import argparse
@@ -47,6 +47,7 @@ BAD = ("tampered", "wrong fingerprint", "half-written")
 MOST_PER_SECOND, LOAD_SHARE, BACKLOG = 1_000.0, 0.5, 6_000
 _PATIENCE_SECONDS = 60.0
 _IDLE_SECONDS = 15.0  # the load takes seconds to start
+_WARM_SECONDS = 20.0  # a broker that has just been started still compiles itself: every batch takes twice as long beside that
 _UNDISTURBED_SECONDS = 2.0  # the longest of a few batches is shorter than the longest of many: as long without a swap as with one
 
 
@@ -117,9 +118,10 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         if per_second is None:
             per_second = min(MOST_PER_SECOND, LOAD_SHARE * _backlog_rate(kafka, topics, port))
         load = context.Process(target=feed, args=(kafka, topics.records, per_second, over), daemon=True)
-        loaded = time.monotonic()  # a backlog from before it has longer batches than any under this load
         load.start()
-        _wait_for(lambda: any(at > loaded for at in judging.times("committed")))
+        time.sleep(_WARM_SECONDS)
+        warm = time.monotonic()
+        _wait_for(lambda: any(at > warm for at in judging.times("committed")))
         time.sleep(_UNDISTURBED_SECONDS)
         spans, turned_away, good = [], 0, ["b", "a"]
         for number in range(swaps):
@@ -140,7 +142,7 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         over.set()
         load.join()
         judging.end()
-        commits = [at for at in judging.times("committed") if at > loaded]
+        commits = [at for at in judging.times("committed") if at > warm]
     ledger = read_ledger(bootstrap, topics)
     gaps = list(zip(commits, commits[1:], strict=False))
     pauses = [max(end - begin for begin, end in gaps if begin < last and end > first) for first, last in spans]

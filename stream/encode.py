@@ -57,6 +57,7 @@ class Encoder:
         Raises ModelRefused when the tokenizer cannot tell the two answers apart, SettingInvalid when no record fits.
         """
         self.words = words
+        self.encoding = encoding
         self.written = _written(tokenizer, encoding)
         self.template = _template(tokenizer, words, encoding)
         self.max_length = max_length

@@ -21,6 +21,7 @@ from stream.config import GateSettings
 from stream.decide import Lotteries
 from stream.judge import Judge, reader_of
 from stream.metrics import GateMetrics
+from stream.read import Reader
 from stream.reading_process import ReadingProcess
 from stream.rules import Rules
 from stream.schemas import Schemas
@@ -77,13 +78,15 @@ def make_service(settings: GateSettings, lasting: Lasting, rules: Rules, model: 
         shared = wire.constants(lasting.topic_ids, None, None, None, rules.digest)
     else:
         shared = wire.constants(lasting.topic_ids, model.threshold, model.label, model.digest, rules.digest)
-    reads = None if like is None else like.judge.reads
+    before = None if like is None else like.judge.reads
+    kept = before if isinstance(before, ReadingProcess) else None
+    reads: Reader | ReadingProcess
     if not settings.reading_process:
         reads = reader_of(settings, rules, model)
-    elif not isinstance(reads, ReadingProcess) or not reads.reads_as(settings, rules, model):
-        reads = ReadingProcess(
-            settings, rules, model, reader_of(settings, rules, model), reads if isinstance(reads, ReadingProcess) else None
-        )
+    elif kept is not None and kept.reads_as(settings, rules, model):
+        reads = kept
+    else:
+        reads = ReadingProcess(settings, rules, model, reader_of(settings, rules, model), kept)
     return Service(Judge(settings, rules, model, reads, lasting.lotteries, lasting.cache, lasting.schemas), shared)
 
 

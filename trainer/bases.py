@@ -13,9 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from foundation.errors import ModelRefused
-from stream.encode import Encoder, Encoding
-
-ENCODING: Encoding = "chat@1"
+from stream.encode import Encoder
 
 
 class Base(NamedTuple):
@@ -63,4 +61,4 @@ def _load(place: Path | str, gguf_file: str | None) -> tuple[PreTrainedModel, Pr
 
 def encoder_of(base: Base, words: tuple[str, str], max_length: int) -> Encoder:
     """Return what a base reads records by: chats of at most `max_length` tokens, or as many as it knows places for. Raises ModelRefused."""
-    return Encoder(base.tokenizer, words, ENCODING, min(max_length, base.model.config.max_position_embeddings))
+    return Encoder(base.tokenizer, words, "chat@1", min(max_length, base.model.config.max_position_embeddings))

@@ -9,7 +9,6 @@ is finished by the next cycle (promote.py).
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -27,7 +26,7 @@ from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
 from stream.rules import Rules
 from stream.schemas import Schemas
-from trainer.bases import ENCODING, Base, encoder_of, load_base
+from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
 from trainer.certify import Certificate, Refused, certify, drawn_alike
 from trainer.check import Finding
@@ -100,7 +99,7 @@ def run_cycle(
         found = Found(sorted_, findings, doubted, snapshot, certificate, comparison, decision)
         report = report_of(learned, judged, before, p_stream, found)
         beside = stream_files(learned.evidence, None if sample is None else of_stream, threshold)
-        version = _publish(registry, base, learned, beside, threshold, settings, words, snapshot, champion, report, work)
+        version = _publish(registry, base, learned, beside, threshold, settings, snapshot, champion, report)
     step("published")
     promotion = conclude(registry, version, decision, step)
     if drift is not None:
@@ -217,15 +216,13 @@ def _publish(
     files: dict[str, str],
     threshold: Threshold,
     settings: TrainSettings,
-    words: tuple[str, str],
     snapshot: Snapshot,
     champion: Version | None,
     report: Report,
-    work: Path,
 ) -> Version:
     records = [*learned.train_set.records, *learned.test_set.records]
     facts = Facts(
-        base.name, settings.method, words, RENDERING, ENCODING, learned.calibration, threshold, learned.metrics,
+        base.name, settings.method, RENDERING, learned.calibration, threshold, learned.metrics,
         settings.model_dump(mode="json", exclude={"work_directory"}), digest_of_data(records),
         {**learned.counts, "flat": len(report.p_flat), "suspects": len(report.suspects)},
         None if champion is None else champion.label, {str(partition): after for partition, after in sorted(snapshot.offsets.items())},

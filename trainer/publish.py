@@ -26,6 +26,7 @@ from stream.score import Scorer
 
 FINGERPRINT_TEXTS = 8
 _RELOAD_TOLERANCE = 1e-3
+_RELOAD_SECONDS = 1_800
 
 
 class Facts(NamedTuple):
@@ -33,9 +34,7 @@ class Facts(NamedTuple):
 
     base: str
     method: str
-    words: tuple[str, str]
     rendering: str
-    encoding: str
     calibration: Calibration
     threshold: Threshold
     metrics: dict[str, float]
@@ -52,14 +51,12 @@ class Saved(NamedTuple):
 
     directory: Path
     encoder: Encoder
-    eos_id: int
+    eos_id: int | None
     fingerprint: Fingerprint
-    reloaded: "Future[None]"
+    reloaded: Future[None]
 
 
-def save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scorer: Scorer, encoding: str, work: Path, adapter: Path | None = None
-) -> Saved:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scorer: Scorer, work: Path, adapter: Path | None = None) -> Saved:
     """Write a model's files below `work` and let a fresh process see whether its rewards come back."""
     directory = work / "prepared"
     model.save_pretrained(directory)
@@ -70,11 +67,11 @@ def save(
     texts = fingerprint_texts(encoder, tokenizer)
     rewards = scorer.rewards([ids or [] for ids in encoder.encode(texts)])
     fingerprint = Fingerprint(texts=texts, rewards=tuple((float(a), float(b)) for a, b in rewards))
-    asked = {"directory": str(directory), "words": encoder.words, "encoding": encoding, "max_length": encoder.max_length, "texts": texts}
-    beside = ThreadPoolExecutor(1)
-    reloaded = beside.submit(_reload, asked, rewards)
-    beside.shutdown(wait=False)
-    return Saved(directory, encoder, cast(int, tokenizer.eos_token_id), fingerprint, reloaded)
+    asked = {"directory": str(directory), "words": encoder.words, "encoding": encoder.encoding, "max_length": encoder.max_length}
+    thread = ThreadPoolExecutor(1)
+    reloaded = thread.submit(_reload, asked | {"texts": texts}, rewards)
+    thread.shutdown(wait=False)
+    return Saved(directory, encoder, cast(int | None, tokenizer.eos_token_id), fingerprint, reloaded)
 
 
 def publish(registry: Registry, saved: Saved, facts: Facts, beside: Mapping[str, str] = MappingProxyType({})) -> Version:
@@ -91,9 +88,9 @@ def publish(registry: Registry, saved: Saved, facts: Facts, beside: Mapping[str,
         method=cast(Any, facts.method),
         parent=facts.parent,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        verdict_words=facts.words,
+        verdict_words=saved.encoder.words,
         rendering=facts.rendering,
-        encoding=facts.encoding,
+        encoding=saved.encoder.encoding,
         pad_id=saved.encoder.pad_id,
         eos_id=saved.eos_id,
         max_length=saved.encoder.max_length,
@@ -125,14 +122,18 @@ def fingerprint_texts(encoder: Encoder, tokenizer: PreTrainedTokenizerBase) -> t
 
 def _reload(asked: dict[str, object], rewards_B2: np.ndarray) -> None:
     """Load what was saved where nothing of this process helps: an unsaved reward head shows here. Raises FingerprintDiffers."""
-    done = subprocess.run(
-        [sys.executable, "-m", "trainer.reload_check"],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer.reload_check"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            timeout=_RELOAD_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FingerprintDiffers(f"the saved model was not loaded again within {_RELOAD_SECONDS} s") from error
     if done.returncode != 0:
         raise FingerprintDiffers(f"the saved model cannot be loaded again: {done.stderr.strip().splitlines()[-1:]}")
     found = np.array(json.loads(done.stdout.splitlines()[-1]))

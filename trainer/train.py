@@ -1,7 +1,7 @@
 """`winnow train` and `winnow registry import`: a base and labelled records -> a published version.
 
 Steps, top to bottom: read the data, split it by a hash of each record, mix in contrastive pairs, train with TRL,
-measure on the held-out part, calibrate, choose a threshold, publish. Without data the base's own head is published.
+save, measure on the held-out part, calibrate, choose a threshold, publish. Without data the base's own head is published.
 """
 
 import sys
@@ -28,7 +28,7 @@ from stream.render import Rendering
 from stream.rules import Rules
 from stream.score import Scorer, refuse_windows
 from trainer.balance import MOST_LEARNED, balanced, heard_in_verdicts
-from trainer.bases import ENCODING, Base, encoder_of, load_base
+from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshold
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
@@ -116,7 +116,7 @@ def learn_from(
     before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = scorer_of(trained.model, encoder)
-    saved = save(trained.model, base.tokenizer, scorer, ENCODING, work, trained.adapter)
+    saved = save(trained.model, base.tokenizer, scorer, work, trained.adapter)
     evidence = None
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
@@ -180,7 +180,7 @@ def _publish_trained(ground: Ground, settings: TrainSettings, data: str, work: P
     digest = digest_of_data(labelled)
     report = report_of_data(learned, threshold, of_stream.p_chosen, findings, digest)
     facts = Facts(
-        base.name, settings.method, words, RENDERING, ENCODING, learned.calibration, threshold, learned.metrics,
+        base.name, settings.method, RENDERING, learned.calibration, threshold, learned.metrics,
         settings.model_dump(mode="json", exclude={"work_directory"}), digest, learned.counts,
     )  # fmt: skip
     beside = report_files(report, registry.name)
@@ -197,7 +197,7 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
     sample = sample_of(encoder, stream, rules)
     if sample is None:
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
-    saved = save(base.model, base.tokenizer, scorer, ENCODING, work)
+    saved = save(base.model, base.tokenizer, scorer, work)
     shown = rendered(stream, RENDERING)
     evidence, temperature = None, 1.0
     free = [record for record in shown if not is_unseen(record.text)]
@@ -208,7 +208,7 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(
-        base.name, "starter", words, RENDERING, ENCODING, calibration, threshold, {},
+        base.name, "starter", RENDERING, calibration, threshold, {},
         settings.model_dump(mode="json", exclude={"work_directory"}), None, {"unlabelled": len(sample.ids)},
     )  # fmt: skip
     beside = stream_files(evidence, of_stream, threshold)
@@ -232,10 +232,10 @@ def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, tem
     longest = min(settings.max_length, model.config.max_position_embeddings)
     encoder = Encoder(tokenizer, settings.verdict_words, cast(Encoding, encodings[template]), longest)
     threshold = Threshold(p_chosen=0.5, chosen_by="the middle", reason="imported, no verdicts seen")
-    facts = Facts(str(directory.name), "imported", settings.verdict_words, "raw@1", encodings[template], Calibration(), threshold, {}, {})
+    facts = Facts(str(directory.name), "imported", "raw@1", Calibration(), threshold, {}, {})
     registry = Registry(tables.registry)
     with workplace(settings) as work:
-        version = publish(registry, save(model, tokenizer, scorer_of(model, encoder), encodings[template], work), facts)
+        version = publish(registry, save(model, tokenizer, scorer_of(model, encoder), work), facts)
     announce(registry, version)
     return version
 

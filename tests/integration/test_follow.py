@@ -76,6 +76,9 @@ def test_a_swap_keeps_the_process_that_reads_and_no_process_is_born_slow(version
         swapped = taken_from(it)
         assert swapped.model is not first.model
         assert swapped.reads is first.reads
+        assert swapped.model is not None
+        assert first.model is not None
+        assert swapped.model.scorer.encoder is first.model.scorer.encoder, "the tokenizer is not built again"
         assert swapped._cache is first._cache is not None
         path.write_text(RULE.format(name="second"))
         changed = taken_from(it)

@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from trl import RewardConfig, RewardTrainer
 
 from demo.twins import take
-from foundation.errors import DataRefused, ModelRefused, SettingInvalid
+from foundation.errors import DataRefused, FingerprintDiffers, ModelRefused, SettingInvalid
 from model_registry.config import RegistrySettings
+from model_registry.manifest import Calibration, Threshold
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_JSON
 from stream.config import GateSettings, KafkaSettings
@@ -39,10 +40,11 @@ from trainer.datasets import Labelled, write_labelled
 from trainer.joint import changed_range
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
 from trainer.pairs import RENDERING, encode_labelled, verdict_pairs
+from trainer.publish import Facts, publish, save
 from trainer.reward import train_reward
 from trainer.starter import Plan, Shape, save_starter, train_starter
 from trainer.starter_files import digest_of
-from trainer.train import import_checkpoint, learn_from, train_and_publish
+from trainer.train import import_checkpoint, learn_from, scorer_of, train_and_publish
 from trainer.unlabelled import unlabelled_of
 
 pytestmark = pytest.mark.integration
@@ -227,6 +229,18 @@ def test_training_publishes_a_version_that_serves(method: str, tables: Any, star
     ids = [i for i in live.scorer.encoder.encode(["name: 北京", "phone: ddee"]) if i is not None]
     whole = load_scorer(registry.verified("2"), torch.device("cpu"), 8_192)
     assert np.abs(live.scorer.rewards(ids) - reference_rewards(whole.model, whole.encoder, ids)).max() <= 1e-5
+
+
+def test_a_model_that_comes_back_with_other_rewards_is_not_published(tables: Any, starter_directory: Path, tmp_path: Path) -> None:
+    base = load_base(str(starter_directory))
+    scorer = scorer_of(base.model, encoder_of(base, WORDS, 512))
+    off = SimpleNamespace(encoder=scorer.encoder, rewards=lambda ids: scorer.rewards(ids) + 0.5)
+    saved = save(base.model, base.tokenizer, off, tmp_path)  # type: ignore[arg-type]
+    facts = Facts(base.name, "starter", "fields@1", Calibration(), Threshold(p_chosen=0.5, chosen_by="the middle", reason=""), {}, {})
+    registry = Registry(tables.registry)
+    with pytest.raises(FingerprintDiffers, match=r"in a fresh process: they differ by 0\.5"):
+        publish(registry, saved, facts)
+    assert registry.versions() == []
 
 
 def test_a_base_without_a_head_needs_data(tables: Any, starter_directory: Path) -> None:

@@ -143,18 +143,16 @@ def test_a_stopped_process_does_not_stop_the_gate(parts: SimpleNamespace, monkey
 def test_an_answer_to_another_question_is_not_taken(parts: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     elsewhere = process_of(parts)
     assert elsewhere.line is not None
-    connection = elsewhere.line._connection
-    assert connection is not None
     late = [b"late"]
-    reading_process._send(connection, np.array([99, 0], dtype=np.int32), reading_process._lengths_of(late), b"late")
+    reading_process.send(elsewhere.line._batches, np.array([99, 1, 1], dtype=np.int32), reading_process._lengths_of(late), b"late")
     assert same(elsewhere.read([b"mine", b"too"]), parts.here.read([b"mine", b"too"]))
     assert "answer to batch [99]" in str(caplog.records[0].__dict__["detail"])
 
 
-def test_closing_ends_the_process(parts: SimpleNamespace) -> None:
+def test_the_process_ends_when_nobody_has_it(parts: SimpleNamespace) -> None:
     elsewhere = process_of(parts)
     pid = pid_of(elsewhere)
-    elsewhere.close()
+    del elsewhere
     wait_until_gone(pid)
 
 
@@ -171,7 +169,7 @@ def test_where_the_rules_changed_meanwhile_the_gate_reads_by_its_own(
     assert same(elsewhere.read(ODD), here.read(ODD))
 
 
-def test_one_process_reads_for_what_is_in_service_and_for_what_follows_it(parts: SimpleNamespace) -> None:
+def test_one_process_reads_for_what_is_in_service_and_for_what_follows_it(parts: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     first = process_alone(parts)
     values = [*ODD, *(twin.value for twin in take(300, 3))]
     changed = SimpleNamespace(rendering="fields@1", scorer=parts.model.scorer, evidence=parts.model.evidence.scaled(0.5))
@@ -188,9 +186,31 @@ def test_one_process_reads_for_what_is_in_service_and_for_what_follows_it(parts:
     third = ReadingProcess(parts.settings, parts.rules, parts.model, Nobody(), second)
     assert pid_of(third) == pid_of(second), "the process outlives the first that had it"
     assert same(third.read(values), parts.here.read(values))
-    pid = pid_of(third)
-    del second, third
-    wait_until_gone(pid)
+    del second
+    assert same(third.read(values), parts.here.read(values))
+    assert third.line is not None
+    with pytest.raises((EOFError, OSError)):  # the process ends by asking for what it has forgotten
+        third.line.read(1, values)
+    monkeypatch.setattr(third, "_not_before", 0.0)
+    assert same(third.read(values), parts.here.read(values))
+
+
+def test_a_reader_is_added_while_batches_are_read(parts: SimpleNamespace) -> None:
+    first = process_alone(parts)
+    batches = [[f"record {number} {place}".encode() for place in range(200)] for number in range(60)]
+    with ThreadPoolExecutor(3) as threads:
+        found = threads.map(first.read, batches)
+        others = [ReadingProcess(parts.settings, Rules(), parts.model, Nobody(), first) for _ in range(3)]
+        assert all(same(readings, parts.here.read(batch)) for readings, batch in zip(found, batches, strict=True))
+    assert {pid_of(each) for each in others} == {pid_of(first)}
+
+
+def test_a_killed_process_that_two_had_loses_nothing_for_either(parts: SimpleNamespace) -> None:
+    first = process_of(parts)
+    second = ReadingProcess(parts.settings, Rules(), parts.model, reader_of(parts.settings, Rules(), parts.model), first)
+    os.kill(pid_of(first), signal.SIGKILL)
+    for each, rules in ((first, parts.rules), (second, Rules()), (second, Rules())):
+        assert same(each.read(ODD), reader_of(parts.settings, rules, parts.model).read(ODD))
 
 
 def test_another_tokenizer_gets_a_process_of_its_own(parts: SimpleNamespace) -> None:
