@@ -198,7 +198,7 @@ class Follower(threading.Thread):
         rules, model, shadow = self._new_rules(judge.rules), judge.model, self._shadow
         if self._registry is not None and model is not None:
             model = self._new_model(self._registry, model)
-            shadow = self._new_shadow(self._registry, model)
+            shadow = self._new_shadow(self._registry, model, judge.model)
         if rules is not judge.rules or model is not judge.model or shadow is not self._shadow:
             self._shadow = shadow
             is_same = rules is judge.rules and model is judge.model
@@ -224,8 +224,11 @@ class Follower(threading.Thread):
             return self._shadow.model  # loaded and verified already, and warm
         return self._loaded(registry, version, "model") or model
 
-    def _new_shadow(self, registry: Registry, champion: "LiveModel") -> "Shadow | None":
-        """Return the challenger in shadow, None when there is none, it is the champion, or it is not wanted."""
+    def _new_shadow(self, registry: Registry, champion: "LiveModel", before: "LiveModel | None") -> "Shadow | None":
+        """Return the challenger in shadow, None when there is none, it is the champion, or it is not wanted.
+
+        before: what has been in service so far; after a rollback the challenger is that, loaded already.
+        """
         if not self._settings.shadow_share:
             return None
         try:
@@ -241,7 +244,7 @@ class Follower(threading.Thread):
             return None
         if self._shadow is not None and self._shadow.model.digest == version.digest:
             return self._shadow
-        model = self._loaded(registry, version, "shadow")
+        model = before if before is not None and before.digest == version.digest else self._loaded(registry, version, "shadow")
         if model is None:
             return None
         from stream.shadow import Shadow  # noqa: PLC0415

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from typing import NamedTuple, cast
 
@@ -38,6 +39,7 @@ _USUAL_TOKENS, _TRIES, _LONG_SECONDS, _BATCHES_IN_A_ROW = 64, 3, 0.5, 4
 _SLOWER, _WORTH = 1.2, 1.05
 # config.json names the class of the tokenizer
 _OF_TOKENIZERS = re.compile(r"config\.json|.*token.*|vocab.*|merges.*|.*\.jinja|.*\.model")
+_BREATH_SECONDS = 0.15
 _MOST_D = 0.05  # nats: what a threshold was certified for must not drift where P is flat
 
 log = logging.getLogger("winnow.model")
@@ -96,7 +98,10 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         torch.set_num_threads(settings.threads)
     encoded_as = _encoding_of(version)
     encoder = like.scorer.encoder if like is not None and like.encoded_as == encoded_as else None
+    breathe = partial(time.sleep, 0.0 if like is None else _BREATH_SECONDS)  # what holds the interpreter is spread over several batches
+    breathe()
     scorer = load_scorer(version, device, settings.batch_tokens, settings.precision, encoder)
+    breathe()
     if like is not None and like.scorer.is_shaped_as(scorer):
         scorer, records_per_second = _run_as(version, scorer, like, settings.precision), like.records_per_second
     else:
@@ -105,6 +110,9 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
             torch.set_num_threads(fastest_threads(scorer))
         records_per_second = warm_up(scorer)
     scorer.let_go()
+    breathe()
+    evidence = load_evidence(version.directory)
+    breathe()
     manifest = version.manifest
     threshold = manifest.threshold.p_chosen if settings.threshold is None else settings.threshold
     return LiveModel(
@@ -115,7 +123,7 @@ def load_live_model(version: Version, settings: GateSettings, like: LiveModel | 
         Calibration(manifest.calibration.temperature, manifest.calibration.bias),
         round(threshold, 6),
         records_per_second,
-        load_evidence(version.directory),
+        evidence,
         load_baseline(version.directory),
         datetime.fromisoformat(manifest.created).timestamp(),
         encoded_as,

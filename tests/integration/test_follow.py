@@ -99,6 +99,19 @@ def taken_from(it: Follower) -> Judge:
     return found[0].judge
 
 
+def test_what_has_been_rolled_back_scores_in_shadow_as_it_was_loaded(versions: SimpleNamespace) -> None:
+    it = follower(versions, GateSettings(shadow_share=1.0))
+    before = it._current.judge.model
+    versions.registry.point(CHALLENGER, str(versions.numbers["a"]), "test")
+    versions.registry.point(CHAMPION, str(versions.numbers["b"]), "test")
+    it._look()
+    taken = it.take()
+    assert taken is not None
+    assert taken.judge.model is not before
+    assert taken.shadow is not None
+    assert taken.shadow.model is before
+
+
 @pytest.mark.parametrize("bad", ["tampered", "wrong fingerprint", "half-written"])
 def test_a_bad_version_is_refused_and_the_old_one_serves_on(versions: SimpleNamespace, bad: str) -> None:
     it = follower(versions, GateSettings())
