@@ -8,7 +8,7 @@ QUIX := $(VENV)/.quix
 MOTO := $(VENV)/.moto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-gpu bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-gpu bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words bench-reviewers bench-starter clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -51,7 +51,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-reviewers bench-starter bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
 	@$(BIN)/python -m bench.gate $(ARGS)
@@ -130,6 +130,12 @@ bench-stream-addresses: $(READY) ## all 18,368 real addresses through producer, 
 
 bench-model: $(READY) ## the model alone on twins it never saw: zero verdicts, 300, other errors, control text
 	@$(BIN)/python -m bench.model $(ARGS)
+
+bench-starter: $(READY) ## what each part of a starter gives, and other ways to move its weights
+	@$(BIN)/python -m bench.starter_parts $(ARGS)
+
+bench-reviewers: $(READY) ## reviewers who do not err alike: each one's rate, and the ways to learn from what they say
+	@$(BIN)/python -m bench.reviewers $(ARGS)
 
 bench-lora: $(READY) ## LoRA on a pre-trained SmolLM2 from a local directory
 	@$(BIN)/python -m bench.lora

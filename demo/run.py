@@ -36,7 +36,7 @@ from stream.config import GateSettings, KafkaSettings, TopicSettings
 from trainer.config import TrainSettings
 
 PART_RECORDS = 5_000
-STARTER_MINUTES = 1.75
+STARTER_MINUTES = 1.7
 PARTITIONS = 4
 REVIEWERS = 16
 METRICS_PORT = 9464

@@ -39,6 +39,7 @@ from trainer.pairs import RENDERING, encode_labelled, text_of_content
 from trainer.promote import conclude, finish_interrupted
 from trainer.publish import Facts, publish
 from trainer.report import Before, Found, report_files, report_of
+from trainer.reviewers import by_reviewer
 from trainer.sort import Sorted, sort
 from trainer.train import checked, learn_from, sample_of, stream_files, words_of, workplace
 from trainer.unlabelled import say_if_none, stream_of_cycle
@@ -148,6 +149,8 @@ def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSetti
     is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
     model = cast(PreTrainedModel, base.model.eval())
     probability = probability_of_verdicts(model, encoder, encoded.ids, is_right, settings.seed) if base.has_head else None
+    if probability is not None:
+        probability = by_reviewer([sorted_.reviewers[place] for place in encoded.places], probability)
     doubted = treat(encoded.records, probability, settings.noise)
     doubted = doubted._replace(suspects=[encoded.places[place] for place in doubted.suspects])
     if doubted.suspects:

@@ -118,12 +118,13 @@ class OnePassRewardTrainer(RewardTrainer):  # type: ignore[misc]
         seen = {"attention_mask": inputs["tokens"], "margin": inputs["margin"]}  # TRL sums the mask to count tokens
         super().compute_loss(lambda **_: outputs, seen, return_outputs=True, num_items_in_batch=num_items_in_batch)
         chosen_B, rejected_B = torch.chunk(outputs.logits.squeeze(-1), 2)
-        d_B = chosen_B - rejected_B - inputs["margin"]
-        loss_B = -(1 - doubt_B) * nn.functional.logsigmoid(d_B) - doubt_B * nn.functional.logsigmoid(-d_B)
-        loss = (weight_B * loss_B).mean()
+        loss = (weight_B * self._losses(chosen_B - rejected_B - inputs["margin"], doubt_B)).mean()
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen_B + rejected_B) ** 2)
         return (loss, outputs) if return_outputs else loss
+
+    def _losses(self, d_B: torch.Tensor, doubt_B: torch.Tensor) -> torch.Tensor:
+        return -(1 - doubt_B) * nn.functional.logsigmoid(d_B) - doubt_B * nn.functional.logsigmoid(-d_B)
 
     def _outputs(self, model: Callable[..., Any], inputs: dict[str, torch.Tensor], read_B2: torch.Tensor) -> Any:
         """Run the model once and put the rewards of all chosen, then of all rejected, where it says one a row.

@@ -15,11 +15,13 @@ from trainer.verdicts import Settled, weights_of
 class Sorted(NamedTuple):
     """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
 
-    A held-out record's weight is the number of records of the stream that it stands for.
+    A held-out record's weight is the number of records of the stream that it stands for. reviewers: who answered each of those
+    to learn from.
     """
 
     learn: list[Labelled]
     learn_ids: list[str]
+    reviewers: list[str]
     hold_out: list[Labelled]
     flat: list[Settled]
 
@@ -30,7 +32,7 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet, and neither does
     a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
-    found = Sorted([], [], [], [])
+    found = Sorted([], [], [], [], [])
     weights = weights_of(settled)
     texts = [text_of_content(each.content) for each in settled]
     drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
@@ -50,8 +52,10 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
         weight = min(settings.most_weight, weights[each.decision_id])
         found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
         found.learn_ids.append(each.decision_id)
+        found.reviewers.append(each.reviewer)
         corrected = None if each.correction is None else text_of_content(each.correction)
         if corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share):
             found.learn.append(Labelled(cast(str, each.correction), True))
             found.learn_ids.append(each.decision_id)
+            found.reviewers.append(each.reviewer)
     return found

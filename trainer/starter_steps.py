@@ -16,6 +16,7 @@ from trainer.muon import Muon
 
 READING_SHARE = 0.4
 DOUBTING_AT = (0.55,)
+BETAS = (0.9, 0.98)
 
 
 @contextmanager
@@ -31,6 +32,18 @@ def _reproducible() -> Iterator[None]:
         deterministic.fill_uninitialized_memory = was_filled  # type: ignore[attr-defined]
 
 
+def parted(model: JointModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return the trunk's matrices, and everything else."""
+    matrices = [parameter for parameter in model.lm.model.layers.parameters() if parameter.ndim > 1]
+    return matrices, [parameter for parameter in model.parameters() if all(parameter is not matrix for matrix in matrices)]
+
+
+def optimizers_of(model: JointModel, learning_rate: float) -> list[torch.optim.Optimizer]:
+    """Return what moves a starter: the trunk's matrices by Muon, everything else by AdamW (docs/experiments/starter.md)."""
+    matrices, others = parted(model)
+    return [Muon(matrices, lr=2 * learning_rate), torch.optim.AdamW(others, lr=learning_rate, betas=BETAS, weight_decay=0.01)]
+
+
 def learn(
     model: JointModel,
     source: PairSource,
@@ -43,15 +56,9 @@ def learn(
 
     At the shares of the way in `doubting_at` the model looks for wrong records hidden in the stream (trainer/doubt.py).
 
-    The trunk's matrices move by Muon, everything else by AdamW: docs/experiments/starter.md has what each gave.
     """
     parameters = model.parameters()
-    matrices = [parameter for parameter in model.lm.model.layers.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in parameters if all(parameter is not matrix for matrix in matrices)]
-    optimizers = [
-        Muon(matrices, lr=2 * learning_rate),
-        torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
+    optimizers = optimizers_of(model, learning_rate)
     rise = max(1, steps // 20)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise))))

@@ -32,7 +32,7 @@ class Settled(NamedTuple):
     """What people have come to say of one decision; `correction` is a right record that takes its place.
 
     distance: how far its logit was from the threshold's, in nats; None where no model was asked, as for what a rule holds.
-    kind: what people called the error, else the field they named, else the gate's reason.
+    kind: what people called the error, else the field they named, else the gate's reason. reviewer: whose answer it is.
     """
 
     decision_id: str
@@ -47,6 +47,7 @@ class Settled(NamedTuple):
     is_disputed: bool = False
     distance: float | None = None
     kind: str = ""
+    reviewer: str = ""
 
     @property
     def is_flat(self) -> bool:
@@ -133,6 +134,7 @@ def _settled(events: list[Verdict]) -> Settled:
         is_disputed,
         None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
         last.kind or last.field or last.reason,
+        last.reviewer,
     )
 
 
