@@ -8,8 +8,9 @@ verdicts among the 30 % (`found_first_fifth`: 20 %) that the pass doubts most. T
 import argparse
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from demo.summary import evaluate
 from demo.twins import Twin
 from model_registry.registry import Version
 from stream.config import GateSettings
-from trainer.bases import encoder_of, load_base
+from stream.encode import Encoder
+from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import auroc_of
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled
@@ -43,13 +45,60 @@ def labelled(twins: list[Twin], turned: np.ndarray | None = None) -> list[Labell
     return [Labelled(twin.value.decode(), right) for twin, right in zip(twins, said, strict=True)]
 
 
-def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], strangers: list[Twin], seed: int) -> dict[str, float]:
+class Ground(NamedTuple):
+    """What every seed begins with: settings tables, a starter's directory and its version, twins to ask about, strangers."""
+
+    tables: Any
+    base_directory: Path
+    cold: Version
+    twins: list[Twin]
+    strangers: list[Twin]
+
+    def drawn(self, seed: int, random: np.random.Generator) -> tuple[list[Twin], list[Twin]]:
+        """Return twins to learn from and held-out ones, as a reviewer would be asked about them."""
+        p_chosen = evaluate(self.cold, self.tables.gate, self.twins).p_chosen
+        chosen = [self.twins[place] for place in choose(self.twins, p_chosen, VERDICTS + HELD_OUT, seed)]
+        random.shuffle(chosen)  # type: ignore[arg-type]
+        return chosen[HELD_OUT:], chosen[:HELD_OUT]
+
+    def base(self, settings: TrainSettings) -> tuple[Base, Encoder]:
+        """Load the starter, and what reads for it."""
+        base = load_base(str(self.base_directory))
+        return base, encoder_of(base, words_of(base, settings), settings.max_length)
+
+    def auroc_after(self, base: Base, encoder: Encoder, learn: list[Labelled], test: list[Labelled], settings: TrainSettings) -> float:
+        """Train the base and return its AUROC on the strangers."""
+        with workplace(settings) as work:
+            learned = learn_from(base, encoder, learn, test, unlabelled_of(base, None, self.tables), settings, work)
+            learned.saved.reloaded.result()  # before its files are gone
+        seen = encode_labelled(labelled(self.strangers), encoder, RENDERING)
+        truth = np.array([record.is_right for record in seen.records], dtype=bool)
+        return auroc_of(d_with(learned.scorer, learned.evidence, seen), truth)
+
+
+def of_every_seed(
+    one: Callable[[Ground, int], dict[str, float]], train: TrainSettings, seeds: int, steps: int
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Make one starter and return what each seed gives with it: the means, and each."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        tables = tables_in(place, GateSettings(rules_file=RULES), train)
+        twins = readable(STREAM, 0)
+        starter, _ = starter_in(place, tables, twins, steps=steps)
+        cold = train_and_publish(tables, tables.train, str(starter), None, None)
+        ground = Ground(tables, starter, cold, twins, readable(STRANGERS, 1_000_003))
+        runs = []
+        for seed in range(seeds):
+            runs.append(one(ground, seed))
+            print(f"seed {seed}: {runs[-1]}", file=sys.stderr, flush=True)
+    return {key: round(float(np.mean([run[key] for run in runs])), 4) for key in runs[0]}, runs
+
+
+def one(ground: Ground, seed: int) -> dict[str, float]:
     """Train on both and compare; one seed."""
-    settings = tables.train.model_copy(update={"seed": seed})
-    chosen = [twins[place] for place in choose(twins, evaluate(cold, tables.gate, twins).p_chosen, VERDICTS + HELD_OUT, seed)]
+    settings = ground.tables.train.model_copy(update={"seed": seed})
     random = np.random.default_rng(seed)
-    random.shuffle(chosen)  # type: ignore[arg-type]
-    learn, held_out = chosen[HELD_OUT:], chosen[:HELD_OUT]
+    learn, held_out = ground.drawn(seed, random)
     turned = np.zeros(len(learn), dtype=bool)
     turned[random.choice(len(learn), round(TURNED_SHARE * len(learn)), replace=False)] = True
     found: dict[str, float] = {}
@@ -57,8 +106,7 @@ def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], str
         ("clean", labelled(learn), labelled(held_out)),
         ("noisy", labelled(learn, turned), labelled(held_out, random.random(len(held_out)) < TURNED_SHARE)),
     ):
-        base = load_base(str(base_directory))
-        encoder = encoder_of(base, words_of(base, settings), settings.max_length)
+        base, encoder = ground.base(settings)
         encoded = encode_labelled(records, encoder, RENDERING)
         is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
         probability = probability_of_verdicts(base.model.eval(), encoder, encoded.ids, is_right, seed)
@@ -67,12 +115,7 @@ def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], str
             for key, share in (("found", 0.3), ("found_first_fifth", 0.2)):
                 found[key] = float(order[: round(share * len(order))].sum() / order.sum())
         kept = treat(encoded.records, probability, settings.noise).records
-        with workplace(settings) as work:
-            learned = learn_from(base, encoder, kept, test, unlabelled_of(base, None, tables), settings, work)
-            learned.saved.reloaded.result()  # before its files are gone
-        seen = encode_labelled(labelled(strangers), encoder, RENDERING)
-        truth = np.array([record.is_right for record in seen.records], dtype=bool)
-        found[f"auroc_{name}"] = auroc_of(d_with(learned.scorer, learned.evidence, seen), truth)
+        found[f"auroc_{name}"] = ground.auroc_after(base, encoder, kept, test, settings)
     return {key: round(value, 4) for key, value in found.items()}
 
 
@@ -83,19 +126,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--noise", choices=["review", "smooth", "flip", "drop"], default="review")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        train = TrainSettings(noise=given.noise, contrastive_per_verdict=1.0, epochs=2.0)
-        tables = tables_in(place, GateSettings(rules_file=RULES), train)
-        twins = readable(STREAM, 0)
-        starter, _ = starter_in(place, tables, twins, steps=given.steps)
-        cold = train_and_publish(tables, tables.train, str(starter), None, None)
-        strangers = readable(STRANGERS, 1_000_003)
-        runs = []
-        for seed in range(given.seeds):
-            runs.append(one(tables, starter, cold, twins, strangers, seed))
-            print(f"seed {seed}: {runs[-1]}", file=sys.stderr, flush=True)
-    found = {key: round(float(np.mean([run[key] for run in runs])), 4) for key in runs[0]}
+    train = TrainSettings(noise=given.noise, contrastive_per_verdict=1.0, epochs=2.0)
+    found, runs = of_every_seed(one, train, given.seeds, given.steps)
     passed = found["auroc_clean"] - found["auroc_noisy"] <= WORST_LOSS and found["found_first_fifth"] >= LEAST_FOUND
     keep("noise", {"noise": given.noise, "steps": given.steps, **found, "runs": runs, "passed": passed})
     sys.exit(0 if passed else 1)

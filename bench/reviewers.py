@@ -7,10 +7,6 @@ ones. The last line is one JSON object.
 """
 
 import argparse
-import sys
-import tempfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +14,12 @@ from torch import nn
 
 from bench.changed import changed
 from bench.machine import keep
-from bench.model import choose
-from bench.noise import HELD_OUT, STRANGERS, STREAM, VERDICTS, labelled
-from bench.starters import readable, starter_in, tables_in
-from demo.run import RULES
-from demo.summary import evaluate
-from demo.twins import Twin
-from model_registry.registry import Version
-from stream.config import GateSettings
-from trainer.bases import encoder_of, load_base
-from trainer.calibrate import auroc_of
+from bench.noise import Ground, labelled, of_every_seed
 from trainer.config import TrainSettings
-from trainer.datasets import Labelled
-from trainer.learned import d_with
 from trainer.noise import probability_of_verdicts, treat
 from trainer.one_pass import OnePassRewardTrainer
 from trainer.pairs import RENDERING, encode_labelled
 from trainer.reviewers import by_reviewer, error_rates
-from trainer.train import learn_from, train_and_publish, words_of, workplace
-from trainer.unlabelled import unlabelled_of
 
 REVIEWERS, CARELESS, CARELESS_RATE, USUAL_RATE, SUSPECTS = 16, 4, 0.4, 0.05, 0.2
 FORWARD = "forward"
@@ -61,17 +44,15 @@ class _ForwardTrainer(OnePassRewardTrainer):
         return -torch.logaddexp((1 - doubt_B).log() + as_said, doubt_B.log() + turned)
 
 
-def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], strangers: list[Twin], seed: int) -> dict[str, float]:
+def one(ground: Ground, seed: int) -> dict[str, float]:
     """Draw verdicts and reviewers, look for mistakes, train in every way; one seed."""
-    chosen = [twins[place] for place in choose(twins, evaluate(cold, tables.gate, twins).p_chosen, VERDICTS + HELD_OUT, seed)]
+    settings = ground.tables.train.model_copy(update={"seed": seed})
     random = np.random.default_rng(seed)
-    random.shuffle(chosen)  # type: ignore[arg-type]
-    learn, held_out = chosen[HELD_OUT:], chosen[:HELD_OUT]
+    learn, held_out = ground.drawn(seed, random)
     true_rate = np.where(np.arange(REVIEWERS) < CARELESS, CARELESS_RATE, USUAL_RATE)
     who, judge = (random.integers(0, REVIEWERS, len(each)) for each in (learn, held_out))
     turned, turned_held = (random.random(len(each)) < true_rate[each] for each in (who, judge))
-    base = load_base(str(base_directory))
-    encoder = encoder_of(base, words_of(base, tables.train), tables.train.max_length)
+    base, encoder = ground.base(settings)
     encoded = encode_labelled(labelled(learn, turned), encoder, RENDERING)
     is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
     alike = probability_of_verdicts(base.model.eval(), encoder, encoded.ids, is_right, seed)
@@ -84,30 +65,16 @@ def one(tables: Any, base_directory: Path, cold: Version, twins: list[Twin], str
     for name, probability in (("alike", alike), ("by_reviewer", own)):
         most = np.argsort(probability)[: round(SUSPECTS * len(probability))]
         found[f"found_first_fifth_{name}"] = float(is_mistake[most].sum() / is_mistake.sum())
-    seen = encode_labelled(labelled(strangers), encoder, RENDERING)
-    truth = np.array([record.is_right for record in seen.records], dtype=bool)
     rates_N = {False: np.full(len(alike), np.mean(1 - alike)), True: np.array([rates[each] for each in reviewers])}
     for way, (how, is_own) in WAYS.items():
-        settings = tables.train.model_copy(update={"seed": seed})
         kept = {
             "all": encoded.records,
             "review": treat(encoded.records, own if is_own else alike, "review").records,
             FORWARD: [each._replace(doubt=float(rate)) for each, rate in zip(encoded.records, rates_N[is_own], strict=True)],
         }[how]
         with changed({"trainer.reward.OnePassRewardTrainer": _ForwardTrainer} if how == FORWARD else {}):
-            found[f"auroc_{way}"] = _auroc(tables, base_directory, settings, kept, labelled(held_out, turned_held), seen, truth)
+            found[f"auroc_{way}"] = ground.auroc_after(*ground.base(settings), kept, labelled(held_out, turned_held), settings)
     return {key: round(value, 4) for key, value in found.items()}
-
-
-def _auroc(
-    tables: Any, base_directory: Path, settings: TrainSettings, learn: list[Labelled], test: list[Labelled], seen: Any, truth: np.ndarray
-) -> float:
-    base = load_base(str(base_directory))
-    encoder = encoder_of(base, words_of(base, settings), settings.max_length)
-    with workplace(settings) as work:
-        learned = learn_from(base, encoder, learn, test, unlabelled_of(base, None, tables), settings, work)
-        learned.saved.reloaded.result()  # before its files are gone
-    return auroc_of(d_with(learned.scorer, learned.evidence, seen), truth)
 
 
 def main() -> None:
@@ -116,18 +83,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        tables = tables_in(place, GateSettings(rules_file=RULES), TrainSettings(contrastive_per_verdict=1.0, epochs=2.0))
-        twins = readable(STREAM, 0)
-        starter, _ = starter_in(place, tables, twins, steps=given.steps)
-        cold = train_and_publish(tables, tables.train, str(starter), None, None)
-        strangers = readable(STRANGERS, 1_000_003)
-        runs = []
-        for seed in range(given.seeds):
-            runs.append(one(tables, starter, cold, twins, strangers, seed))
-            print(f"seed {seed}: {runs[-1]}", file=sys.stderr, flush=True)
-    found = {key: round(float(np.mean([run[key] for run in runs])), 4) for key in runs[0]}
+    found, runs = of_every_seed(one, TrainSettings(contrastive_per_verdict=1.0, epochs=2.0), given.seeds, given.steps)
     keep("reviewers", {"steps": given.steps, **found, "runs": runs})
 
 

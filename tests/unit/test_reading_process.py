@@ -156,13 +156,18 @@ def test_the_process_ends_when_nobody_has_it(parts: SimpleNamespace) -> None:
     wait_until_gone(pid)
 
 
-def test_where_the_rules_changed_meanwhile_the_gate_reads_by_its_own(
-    parts: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    path = tmp_path / "rules.toml"
+def changed_meanwhile(path: Path) -> Rules:
+    """Return rules whose file says something else by now."""
     path.write_text('[[rule]]\nname = "a"\ncheck = "printable"\n')
     rules = Rules.load(path)
     path.write_text('[[rule]]\nname = "b"\ncheck = "printable"\n')
+    return rules
+
+
+def test_where_the_rules_changed_meanwhile_the_gate_reads_by_its_own(
+    parts: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = changed_meanwhile(tmp_path / "rules.toml")
     here = reader_of(parts.settings, rules, None)
     elsewhere = ReadingProcess(parts.settings, rules, None, here)
     assert "has changed since it was read" in str(caplog.records[0].__dict__["detail"])
@@ -223,10 +228,7 @@ def test_another_tokenizer_gets_a_process_of_its_own(parts: SimpleNamespace) -> 
 def test_a_reader_that_cannot_be_built_leaves_the_other_one_reading(
     parts: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "rules.toml"
-    path.write_text('[[rule]]\nname = "a"\ncheck = "printable"\n')
-    rules = Rules.load(path)
-    path.write_text('[[rule]]\nname = "b"\ncheck = "printable"\n')
+    rules = changed_meanwhile(tmp_path / "rules.toml")
     first = process_alone(parts)
     here = reader_of(parts.settings, rules, parts.model)
     second = ReadingProcess(parts.settings, rules, parts.model, here, first)
