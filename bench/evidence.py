@@ -33,9 +33,10 @@ WORDS = ("正确", "错误")
 ROW_NUMBERS = {"hospital": ["index"], "flights": ["tuple_id"]}
 
 
-def evidence_of(records: list[Rendered], said: list[Said], seed: int) -> Evidence:
-    """Weigh a stream's signs with some verdicts."""
-    weighed = weigh(records, records, said, seed)
+def evidence_of(stream: list[Rendered], said: list[Said], seed: int) -> Evidence:
+    """Weigh a stream's signs with some verdicts; what they call wrong is not drawn as right."""
+    wrong = {each.record.text for each in said if not each.is_right}
+    weighed = weigh(stream, [record for record in stream if record.text not in wrong], said, seed)
     assert weighed is not None, "a stream of this length can be remembered"
     return weighed.evidence
 
@@ -80,10 +81,11 @@ def of_table(name: str, seeds: int) -> dict[str, Any] | None:
         for seed in range(seeds):
             held = never_asked(len(records), seed)
             asked = np.random.default_rng(seed).permutation(np.flatnonzero(~held))[:verdicts]
-            evidence = evidence_of(records, [Said(records[row], not table.is_wrong[row]) for row in asked], seed)
+            past = [records[row] for row in np.flatnonzero(~held)]
+            evidence = evidence_of(past, [Said(records[row], not table.is_wrong[row]) for row in asked], seed)
             areas.append(_auroc(table.is_wrong[held], _of(evidence, [records[row] for row in np.flatnonzero(held)])))
             for row in np.flatnonzero(held & table.is_wrong):
-                blamed = evidence.by_field(records[row]) if evidence is not None else {}
+                blamed = evidence.by_field(records[row])
                 hits.append(bool(table.wrong_RC[row, table.columns.index(max(blamed, key=lambda path: blamed[path]))]))
         found[str(verdicts)] = {"auroc": round(float(np.mean(areas)), 4), "field_hit_rate": round(float(np.mean(hits)), 4)}
         print(f"{name}, {verdicts} verdicts: {found[str(verdicts)]}", file=sys.stderr, flush=True)
@@ -94,8 +96,8 @@ def _rendered(twins: list[Twin]) -> list[Rendered]:
     return rendered([twin.value.decode() for twin in twins], RENDERING)
 
 
-def _of(evidence: Evidence | None, records: list[Rendered]) -> np.ndarray:
-    return np.array([0.0 if evidence is None else evidence.of(record) for record in records])
+def _of(evidence: Evidence, records: list[Rendered]) -> np.ndarray:
+    return np.array([evidence.of(record) for record in records])
 
 
 def _auroc(is_wrong: Any, speaks_for_right: np.ndarray) -> float:

@@ -7,7 +7,6 @@ field is a category of its own.
 Values are kept as digests, paths in plain text where at least one record in a hundred has them.
 """
 
-import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from stream import kept
-from stream.memory import digest_of_text, frequent_paths, pattern, values_of
 from stream.render import Rendered
+from stream.values import digest_of_text, frequent_paths, number_of, runs, values_of
 
 BASELINE_FILE = "baseline.json"
 FEWEST_RECORDS = 200
@@ -45,21 +44,21 @@ class Sorter(NamedTuple):
         if value is None:
             return 0
         if self.kind == "number":
-            number = _number(value)
+            number = number_of(value)
             return 1 if number is None else 2 + int(np.searchsorted(self.limits, number))
-        return self.known.get(digest_of_text(value if self.kind == "value" else _runs(value)), 1)
+        return self.known.get(digest_of_text(value if self.kind == "value" else runs(value)), 1)
 
     @classmethod
     def for_values(cls, values: Sequence[str]) -> "Sorter":
         """Choose categories for the values that a field had."""
-        numbers = [number for value in values if (number := _number(value)) is not None]
+        numbers = [number for value in values if (number := number_of(value)) is not None]
         if len(numbers) >= _COVERED * len(values) and len(set(numbers)) >= _FEWEST_NUMBERS:
             return cls("number", sorted({float(limit) for limit in np.quantile(numbers, _DECILES)}), {})
         often = Counter(values).most_common(_MOST_VALUES)
         if sum(count for _, count in often) >= _COVERED * len(values):
             return cls("value", [], {digest_of_text(value): place for place, (value, _) in enumerate(often, start=2)})
-        runs = Counter(map(_runs, values)).most_common(_MOST_VALUES)
-        return cls("pattern", [], {digest_of_text(run): place for place, (run, _) in enumerate(runs, start=2)})
+        shapes = Counter(map(runs, values)).most_common(_MOST_VALUES)
+        return cls("pattern", [], {digest_of_text(run): place for place, (run, _) in enumerate(shapes, start=2)})
 
 
 class Spread(NamedTuple):
@@ -181,17 +180,3 @@ def _spread(given: Any) -> Spread:
     if len(counts) != spread.sorter.categories:
         raise ValueError(f"{len(counts)} counts for {spread.sorter.categories} categories")
     return spread
-
-
-def _number(value: str) -> float | None:
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _runs(value: str) -> str:
-    """Return the pattern of a value with each run of one class shortened to one character."""
-    shape = pattern(value)
-    return "".join(c for place, c in enumerate(shape) if place == 0 or shape[place - 1] != c)

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stream import kept
-from stream.memory import MOST_LEVEL, Memory, Seen
+from stream.memory import Common, Memory, Seen
 from stream.render import Rendered
+from stream.unusual import MOST_LEVEL
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
-VALUE = "is"
+VALUE, FORM, THERE, EMPTY = "is", "form", "there", "empty"
 LEVELS = ("rare", "odd", "apart", "unusual", "amid")
 _MOST_PATHS_KEPT = 4_096
 
 
 class _Tables(NamedTuple):
-    """What a field weighs at each level, in nats, when it is there, when it is empty, and when it has a value that many records have."""
+    """What a field weighs at each level, in nats, when it is there, when it is empty, and when it has a value or form that many have."""
 
     rare: tuple[float, ...]
     odd: tuple[float, ...]
@@ -36,6 +37,7 @@ class _Tables(NamedTuple):
     there: float
     empty: float
     values: dict[str, float]
+    forms: dict[str, float]
 
 
 class Evidence:
@@ -49,11 +51,12 @@ class Evidence:
         self._bias = bias
         self._any = {name: self._steps(f"{ANY}|{name}") for name in LEVELS}
         self._shape = self._steps(f"{ANY}|shape")
-        self._of_values: dict[str, dict[str, float]] = defaultdict(dict)
+        self._of_common: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
         for sign, weight in weights.items():
-            path, which, value = sign.rsplit("|", 2) if sign.count("|") > 1 else (sign, "", "")
-            if which == VALUE:
-                self._of_values[path][value] = weight
+            common = common_sign(sign)
+            if common is not None:
+                path, which, digest = common
+                self._of_common[path, which][digest] = weight
         self._of_path: dict[str, _Tables] = {}
         self._again = self._tables_of(())
 
@@ -77,17 +80,33 @@ class Evidence:
         return self._bias + self._sum(*self._memory.look(record))
 
     def by_field(self, record: Rendered) -> dict[str, float]:
-        """Return how much more would speak for a record if a field were like those of others, for each path, in nats."""
-        seen, shape = self._memory.look(record)
-        whole = self._sum(seen, shape)
-        return {each.path: self._sum([_usual(other) if other is each else other for other in seen], shape) - whole for each in seen}
+        """Return how much more would speak for a record if a field were like those of others and agreed with the rest, by path, in nats.
+
+        Of two fields that disagree the one is to blame with which others disagree, too.
+        """
+        whole = self._sum(*self._memory.look(record))
+        rises = {}
+        for path in {field.path: None for field in record.fields}:
+            seen, shape = self._memory.look(record, without=path)
+            rises[path] = self._sum([self._usual(each) if each.path == path else each for each in seen], shape) - whole
+        return rises
+
+    def _usual(self, seen: Seen) -> Seen:
+        """Return a field as others have it, in the form that speaks most for a record."""
+        # whom a record comes from may tell much, and is no wrong field; what some software writes by default is one
+        common = seen.common
+        if not self._memory.tells_apart(seen.path):
+            forms = self._of_common.get((seen.path, FORM), {})
+            best = max(forms, key=lambda form: forms[form], default=None)
+            common = Common(None, best if best is not None and forms[best] > 0 else None)
+        return Seen(seen.path, 0, 0, None if seen.apart is None else 0, 0, is_empty=False, amid=0, common=common)
 
     def _sum(self, seen: Sequence[Seen], shape: int) -> float:
         """Add up what `signs_of` would name: a field's own signs and its part of the counts over fields, then those of the worst field."""
         total = self._shape[shape]
         worst_rare = worst_odd = worst_apart = worst_unusual = worst_amid = 0
         done: set[str] = set()
-        for path, rare, odd, apart, unusual, is_empty, amid, value in seen:
+        for path, rare, odd, apart, unusual, is_empty, amid, common in seen:
             # a path that comes twice says its own signs once: a producer must not make a usual field count by repeating it
             own = self._again if path in done else self._of_path.get(path) or self._tables(path)
             done.add(path)
@@ -95,8 +114,10 @@ class Evidence:
             total += own.rare[rare] + own.odd[odd] + own.apart[far] + own.unusual[unusual] + own.amid[amid] + own.there
             if is_empty:
                 total += own.empty
-            if value is not None:
-                total += own.values.get(value, 0.0)
+            if common.value is not None:
+                total += own.values.get(common.value, 0.0)
+            if common.form is not None:
+                total += own.forms.get(common.form, 0.0)
             worst_rare, worst_odd = (rare if rare > worst_rare else worst_rare), (odd if odd > worst_odd else worst_odd)
             worst_apart, worst_amid = (far if far > worst_apart else worst_apart), (amid if amid > worst_amid else worst_amid)
             worst_unusual = unusual if unusual > worst_unusual else worst_unusual
@@ -117,10 +138,10 @@ class Evidence:
         rare, odd, apart, unusual, amid = (
             tuple(sum(steps) for steps in zip(*(self._steps(f"{name}|{sign}") for name in names), strict=True)) for sign in LEVELS
         )
-        there = sum(self._weights.get(f"{path}|there", 0.0) for path in own)
-        empty = sum(self._weights.get(f"{name}|empty", 0.0) for name in names)
-        values = dict(self._of_values.get(own[0], {})) if own else {}
-        return _Tables(rare, odd, apart, unusual, amid, there, empty, values)
+        there = sum(self._weights.get(f"{path}|{THERE}", 0.0) for path in own)
+        empty = sum(self._weights.get(f"{name}|{EMPTY}", 0.0) for name in names)
+        values, forms = (dict(self._of_common.get((own[0], which), {})) if own else {} for which in (VALUE, FORM))
+        return _Tables(rare, odd, apart, unusual, amid, there, empty, values, forms)
 
     def _steps(self, sign: str) -> tuple[float, ...]:
         """Return the weight of each level: a level counts as all below it, too."""
@@ -146,7 +167,7 @@ def load_evidence(directory: Path) -> Evidence | None:
 def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
     """Return the signs of a record: per path, in how many fields, and whether in any; a level counts as all below it, too.
 
-    A value that many records have is a sign of its path by itself.
+    A value, or a form of values, that many records have is a sign of its path by itself.
     """
     found: dict[str, float] = {}
     for each in seen:
@@ -156,17 +177,20 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
                 fields = f"{ANY}fields|{name}|{reached}"
                 found[fields] = found.get(fields, 0.0) + 1.0
                 found[f"{ANY}|{name}|{reached}"] = 1.0
-        if each.value is not None:
-            found[f"{each.path}|{VALUE}|{each.value}"] = 1.0
+        for which, digest in ((VALUE, each.common.value), (FORM, each.common.form)):
+            if digest is not None:
+                found[f"{each.path}|{which}|{digest}"] = 1.0
         if each.is_empty:
-            found[f"{each.path}|empty"] = 1.0
-            found[f"{ANY}fields|empty"] = found.get(f"{ANY}fields|empty", 0.0) + 1.0
-        found[f"{each.path}|there"] = 1.0
+            found[f"{each.path}|{EMPTY}"] = 1.0
+            found[f"{ANY}fields|{EMPTY}"] = found.get(f"{ANY}fields|{EMPTY}", 0.0) + 1.0
+        found[f"{each.path}|{THERE}"] = 1.0
     for reached in range(1, shape + 1):
         found[f"{ANY}|shape|{reached}"] = 1.0
     return found
 
 
-def _usual(seen: Seen) -> Seen:
-    # a value that many have stays: whom a record comes from may tell much, and is no wrong field
-    return Seen(seen.path, 0, 0, None if seen.apart is None else 0, 0, is_empty=False, amid=0, value=seen.value)
+def common_sign(sign: str) -> tuple[str, str, str] | None:
+    """Return path, VALUE or FORM, and digest of a sign that a value or a form that many records have is; None of any other sign."""
+    parts = sign.rsplit("|", 2)
+    # of a field whose own name ends in |form, there and empty are no digests
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 and parts[1] in (VALUE, FORM) and parts[2] not in (THERE, EMPTY) else None  # noqa: PLR2004

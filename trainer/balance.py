@@ -123,5 +123,7 @@ def _balanced(heard: Heard) -> tuple[Balance, float]:
     bounds = [(LEAST_WEIGHT, None), (LEAST_WEIGHT, None), (None, None)]
     found = minimize(loss, np.append(first, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
     of_text, of_evidence, _ = found.x
-    said = Balance(round(float(np.clip(of_evidence / of_text, LEAST, MOST)), 4), round(float(1 / of_text), 4))
-    return said, float(found.fun)
+    factor = float(np.clip(of_evidence / of_text, LEAST, MOST))
+    # beside evidence that must not be louder than MOST it is the evidence that the temperature suits
+    temperature = float(min(1 / of_text, factor / of_evidence))
+    return Balance(round(factor, 4), round(temperature, 4)), float(found.fun)

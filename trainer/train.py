@@ -117,12 +117,12 @@ def learn_from(
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = scorer_of(trained.model, encoder)
     saved = save(trained.model, base.tokenizer, scorer, work, trained.adapter)
-    evidence = None
+    evidence, temperature = None, 1.0
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
         # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
         verdicts = None if before is None else heard_in_verdicts(before, fresh, weighed, train_set)
-        evidence, _ = balanced(scorer, weighed, whole, settings.seed, verdicts)
+        evidence, temperature = balanced(scorer, weighed, whole, settings.seed, verdicts)
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])
@@ -136,7 +136,9 @@ def learn_from(
         if again is not None:
             as_before = again._replace(left_out=again.left_out[: len(learned_from)])
             verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)
-            evidence, _ = balanced(scorer, again, whole, settings.seed, verdicts)
+            evidence, temperature = balanced(scorer, again, whole, settings.seed, verdicts)
+    if calibration == Calibration():  # else what is loud would be as good as sure, and equal to six digits
+        calibration = Calibration(temperature=temperature)
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, calibration, metrics, saved, evidence)
 
 

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from foundation.errors import ModelRefused
-from stream.evidence import Evidence, signs_of
-from stream.memory import Memory, Seen
+from stream.evidence import FORM, Evidence, common_sign, signs_of
+from stream.memory import Common, Memory, Seen
 from stream.records import Content, Rewards
 from stream.render import Field, Rendered, render, reread
+from stream.values import form
 from trainer.balance import Heard, balance
+from trainer.choices import CHOICES, ENOUGH, Choice, Given, _shares
 from trainer.corrupt import Corrupter
-from trainer.weigh import CHOICES, ENOUGH, Said, _shares, weigh
+from trainer.weigh import Said, weigh
 
 CITIES = {"北京": "1000", "上海": "2000", "广州": "5100"}
 
@@ -60,7 +63,8 @@ def test_few_verdicts_hear_every_choice_and_many_those_that_they_cannot_tell_fro
     few, many = _shares(alike), _shares(np.tile(alike, (1, 3 * ENOUGH)))
     assert [few.sum(), many.sum()] == pytest.approx([1, 1])
     assert few.min() > 0.7 / len(CHOICES), "each about as much as the next one"
-    assert (np.diff(many) < 0).all(), "what hears more of the stream goes before"
+    heard = many[many > 0]
+    assert len(heard) > 3 and (np.diff(many) <= 0).all() and (np.diff(heard) < 0).all(), "what hears more of the stream goes before"
     improbable = np.tile(alike, (1, ENOUGH)) + np.linspace(0, 5, len(CHOICES))[::-1, None]
     assert np.flatnonzero(_shares(improbable)).tolist() == [len(CHOICES) - 1], "the others make every verdict improbable"
 
@@ -150,6 +154,95 @@ def test_who_sent_a_record_may_tell_much_and_is_no_wrong_field() -> None:
     assert abs(blamed["source"]) < 0.2 * (evidence.of(from_a) - evidence.of(from_b))
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("12", "99"), ("-0.0512", "-9.9"), ("12.0 oz", "9.9 a"), ("12/01/2011 9:05", "9/9/9 9:9"), ("北京市 Haidian", "w a"), ("", "")],
+)
+def test_the_form_of_a_value_shows_its_marks_and_the_size_of_a_number(value: str, expected: str) -> None:
+    assert form(value) == expected
+
+
+def with_volume(volume: str, name: str) -> Rendered:
+    return render(Content(True, {"volume": volume, "name": name}))
+
+
+def test_a_form_that_people_call_wrong_is_wrong_of_values_that_nobody_has_seen() -> None:
+    rng = Random(4)
+    known = [with_volume(f"{rng.uniform(1, 99):.3f}{rng.choice(('', '', ' oz'))}", f"name{rng.randrange(10**6)}") for _ in range(600)]
+    asked = [Said(shown, is_right=" oz" not in shown.text) for shown in known[:60]]
+    evidence = evidence_of(known, asked)
+    wrong = with_volume("55.555 oz", "name1")
+    assert evidence.of(with_volume("55.555", "name1")) > evidence.of(wrong) + 2
+    blamed = evidence.by_field(wrong)
+    assert blamed["volume"] > blamed["name"] + 1
+    twice = Rendered("volume: 1.000 oz\nvolume: 2.000 oz", (Field("volume", 8, 16), Field("volume", 25, 33)))
+    seen, shape = evidence._memory.look(twice)
+    signs = sum(evidence._weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
+    assert evidence.of(twice) == pytest.approx(evidence._bias + signs, abs=1e-9), "a form that comes twice says its word once"
+
+
+def test_what_some_software_writes_by_default_is_a_wrong_field_and_who_sent_it_is_none() -> None:
+    rng = Random(6)
+
+    def made(name: str) -> Rendered:
+        return render(Content(True, {"source": rng.choice(("north", "b2")), "name": name}))
+
+    known = [made(rng.choice(("changeme", f"name{rng.randrange(10**6)}", f"name{rng.randrange(10**6)}"))) for _ in range(600)]
+    evidence = evidence_of(known, [Said(shown, is_right="changeme" not in shown.text) for shown in known[:150]])
+    assert evidence._memory.tells_apart("source")
+    assert not evidence._memory.tells_apart("name")
+    blamed = evidence.by_field(made("changeme"))
+    assert blamed["name"] > blamed["source"] + 1
+
+
+def test_of_fields_that_disagree_the_one_is_to_blame_that_stands_alone() -> None:
+    rng = Random(7)
+
+    def made(city: str, postcode_of: str, phone_of: str) -> Rendered:
+        phone = f"{CITIES[phone_of]}-{rng.randrange(10**6):06}"
+        return render(Content(True, {"city": city, "postcode": f"{CITIES[postcode_of]}{rng.randrange(30):02}", "phone": phone}))
+
+    evidence = evidence_of([made(city, city, city) for city in rng.choices(list(CITIES), k=600)])
+    for wrong, shown in {
+        "city": made("北京", "上海", "上海"),
+        "postcode": made("北京", "上海", "北京"),
+        "phone": made("北京", "北京", "上海"),
+    }.items():
+        blamed = evidence.by_field(shown)
+        assert max(blamed, key=lambda path: blamed[path]) == wrong, blamed
+
+
+def test_a_memory_made_before_there_were_forms_is_read_as_it_was() -> None:
+    memory = Memory.of(stream())
+    state = {name: each for name, each in memory.as_state().items() if name not in ("forms", "told_apart")}
+    before = Memory(json.loads(json.dumps(state)))
+    shown = record("北京", "100007", "name7")
+    assert {seen.common.form for seen in before.look(shown)[0]} == {None}
+    assert before.tells_apart("city")
+    assert [seen._replace(common=Common(seen.common.value)) for seen in memory.look(shown)[0]] == before.look(shown)[0]
+
+
+@pytest.mark.parametrize("sign", ["a|form|there", "a|is|empty", "a|form|rare|1", "*|shape|1", "*fields|odd|2"])
+def test_a_field_may_be_called_as_signs_are(sign: str) -> None:
+    assert common_sign(sign) is None
+    assert common_sign("a|form|form|00aa") == ("a|form", FORM, "00aa")
+
+
+def test_a_sparse_choice_gives_weight_to_the_one_sign_that_tells() -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.random((460, 30)) < 0.3).astype(float)
+    is_right = np.array([1] * 200 + [0] * 200 + [0] * 60)
+    is_right[400:] = features[400:, 7] == 0
+    given = Given(csr_array(features), is_right, 200, 200, np.ones(60))
+    sparse, pooled = (given.fit(Choice(0.02, 0.3, is_sparse=each), np.arange(60)) for each in (True, False))
+    stream_alone = given.stream_alone.weights_S
+    beside = sparse.weights_S - stream_alone * (sparse.weights_S @ stream_alone) / (stream_alone @ stream_alone)
+    assert np.flatnonzero(np.abs(beside) > 0.3).tolist() == [7]
+    assert abs(sparse.weights_S[7]) > 2 * abs(pooled.weights_S[7]) > 0
+    said = sparse.of(given.features_NS[400:])
+    assert ((said > 0) == (is_right[400:] == 1)).mean() > 0.9
+
+
 def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
     evidence = evidence_of(stream())
     again = Evidence.from_text(evidence.text)
@@ -163,11 +256,15 @@ def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
 
 def test_a_level_counts_as_all_below_it() -> None:
     signs = signs_of(
-        [Seen("a", 2, 0, None, 0, is_empty=True, amid=0, value="0a"), Seen("b", 1, 0, 1, 0, is_empty=False, amid=1, value=None)], 1
+        [
+            Seen("a", 2, 0, None, 0, is_empty=True, amid=0, common=Common("0a", "0b")),
+            Seen("b", 1, 0, 1, 0, is_empty=False, amid=1, common=Common()),
+        ],
+        1,
     )
     assert signs["a|rare|2"] == signs["a|rare|1"] == signs["*|shape|1"] == 1
     assert signs["*fields|rare|1"] == 2
-    assert signs["b|apart|1"] == signs["b|amid|1"] == signs["a|empty"] == signs["a|is|0a"] == 1
+    assert signs["b|apart|1"] == signs["b|amid|1"] == signs["a|empty"] == signs["a|is|0a"] == signs["a|form|0b"] == 1
 
 
 def test_what_is_remembered_of_values_says_what_looking_them_up_says() -> None:
@@ -209,6 +306,7 @@ def test_the_evidence_is_as_loud_as_the_text_is_useless() -> None:
     assert both.factor < 1.3
     deaf = balance(heard(3 * noise[0], signal + noise[1], is_right))
     assert deaf.factor == 10
+    assert deaf.factor / deaf.temperature == pytest.approx(2, rel=0.2), "two nats a unit, as it speaks for itself"
     assert balance(Heard.nothing()).factor == 2
     assert both.most_text == deaf.most_text == balance(Heard.nothing()).most_text == float("inf")
     is_odd = ~is_right & (rng.random(600) < 0.3)
