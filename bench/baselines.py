@@ -59,15 +59,16 @@ def baselines(table: Table, asked: np.ndarray, held: np.ndarray) -> dict[str, An
     for name in (PAST, WHOLE):
         features_RF = column_features(table, past_only=name == PAST)
         forest = IsolationForest(random_state=0).fit(features_RF)
-        found[f"gradient_boosting_{name}"] = _auroc(table, held, _boosted(features_RF, table, asked, held))
-        found[f"isolation_forest_{name}"] = _auroc(table, held, -forest.score_samples(features_RF[held]))
+        found[f"gradient_boosting_{name}"] = auroc_of_wrong(table.is_wrong[held], boosted(features_RF, table, asked, held))
+        found[f"isolation_forest_{name}"] = auroc_of_wrong(table.is_wrong[held], -forest.score_samples(features_RF[held]))
     texts = ["\n".join(row) for row in table.cells]
-    found["characters"] = _auroc(table, held, _characters(texts, table, asked, held))
-    found["flag_everything"] = _auroc(table, held, np.zeros(int(held.sum())))
+    found["characters"] = auroc_of_wrong(table.is_wrong[held], _characters(texts, table, asked, held))
+    found["flag_everything"] = auroc_of_wrong(table.is_wrong[held], np.zeros(int(held.sum())))
     return found
 
 
-def _boosted(features_RF: np.ndarray, table: Table, asked: np.ndarray, held: np.ndarray) -> np.ndarray | None:
+def boosted(features_RF: np.ndarray, table: Table, asked: np.ndarray, held: np.ndarray) -> np.ndarray | None:
+    """Return how wrong gradient boosting on column features holds each record of `held`; None after verdicts of one kind."""
     if len(set(table.is_wrong[asked])) < 2:  # noqa: PLR2004
         return None
     leaf = min(20, max(_SMALLEST_LEAF, len(asked) // 10))
@@ -85,9 +86,11 @@ def _characters(texts: list[str], table: Table, asked: np.ndarray, held: np.ndar
     return scores
 
 
-def _auroc(table: Table, held: np.ndarray, score_wrong: np.ndarray | None) -> float | None:
-    truth = table.is_wrong[held]
-    return None if score_wrong is None or truth.all() or not truth.any() else round(float(roc_auc_score(truth, score_wrong)), 4)
+def auroc_of_wrong(is_wrong: np.ndarray, says_wrong: np.ndarray | None) -> float | None:
+    """Return the AUROC of what speaks against records; None where nothing is said, or where all are of one kind."""
+    if says_wrong is None or is_wrong.all() or not is_wrong.any():
+        return None
+    return round(float(roc_auc_score(is_wrong, says_wrong)), 4)
 
 
 def _pattern(value: str) -> str:

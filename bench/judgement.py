@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef
 
-from bench.baselines import baselines
+from bench.baselines import auroc_of_wrong, baselines
 from bench.machine import keep
 from bench.starters import tables_in
 from bench.table import Table, never_asked, read_table
@@ -35,22 +35,24 @@ from trainer.datasets import Labelled, write_labelled
 from trainer.make_starter import make_starter
 from trainer.train import train_and_publish
 
+LOWEST = -1e9
 STAGES = (0.2, 0.6, 1.0)
 STARTER_SHARES = (0.15, 0.2, 0.4)
 
 
 class Judged(NamedTuple):
-    """What a model says of records, in order: calibrated p_chosen, and the field it suspects most of those that it holds."""
+    """What a model says of records, in order: calibrated d, and whether it holds them; p_chosen is equal to six digits for many."""
 
-    p_chosen: np.ndarray
+    d: np.ndarray
     is_held: np.ndarray
 
 
 def judge(model: LiveModel, contents: Sequence[str]) -> Judged:
-    """Score records as the gate does; what is too long counts as held."""
+    """Score records as the gate does; what is too long is held, and as wrong as can be."""
     found = model.d_of([_read(content) for content in contents])
-    p = np.array([0.0 if d is None else model.calibration.p_chosen(d) for d in found])
-    return Judged(p, p < model.threshold)
+    is_held = [each is None or model.calibration.p_chosen(each) < model.threshold for each in found]
+    temperature, bias = model.calibration.temperature, model.calibration.bias
+    return Judged(np.array([LOWEST if each is None else each / temperature + bias for each in found]), np.array(is_held))
 
 
 def field_hits(model: LiveModel, table: Table, places: np.ndarray) -> float | None:
@@ -60,20 +62,20 @@ def field_hits(model: LiveModel, table: Table, places: np.ndarray) -> float | No
         return None
     contents = table.contents()
     found = suspects([_read(contents[place]) for place in wrong], model.scorer, model.rendering, model.evidence)
-    hits = [
-        bool(fields) and bool(table.wrong_RC[place, table.columns.index(fields[0][0])]) for place, fields in zip(wrong, found, strict=True)
-    ]
+    column = {name: place for place, name in enumerate(table.columns)}
+    blamed = [column.get(fields[0][0]) if fields else None for fields in found]
+    hits = [each is not None and bool(table.wrong_RC[place, each]) for place, each in zip(wrong, blamed, strict=True)]
     return round(float(np.mean(hits)), 4)
 
 
-def choose(p_chosen: np.ndarray, free: np.ndarray, count: int, sampling: str, rng: np.random.Generator) -> np.ndarray:
+def choose(d: np.ndarray, free: np.ndarray, count: int, sampling: str, rng: np.random.Generator) -> np.ndarray:
     """Return the places of `count` records to ask about, of those that are free; winnow's own way draws half at random."""
     free = rng.permutation(free)
     if sampling == "random":
         return free[:count]
     by_chance = free[: count // 2]
     left = free[count // 2 :]
-    nearest = left[np.argsort(np.abs(p_chosen[left] - np.median(p_chosen[left])))] if len(left) else left
+    nearest = left[np.argsort(np.abs(d[left] - np.median(d[left])))] if len(left) else left
     return np.concatenate([by_chance, nearest[: count - len(by_chance)]])
 
 
@@ -83,7 +85,7 @@ def run(table: Table, verdicts: int, seed: int, minutes: float, sampling: str, p
     rng = np.random.default_rng(seed)
     contents, held = table.contents(), never_asked(len(table.cells), seed)
     ends = [round(len(contents) * share) for share in STAGES]
-    p_as_it_came = np.full(len(contents), np.nan)
+    d_as_it_came = np.full(len(contents), np.nan)
     asked = np.zeros(0, dtype=int)
     for stage, end in enumerate(ends):
         work = place / str(stage)
@@ -99,17 +101,17 @@ def run(table: Table, verdicts: int, seed: int, minutes: float, sampling: str, p
         share = round(verdicts * STAGES[stage]) - len(asked)
         if share:
             free = np.setdiff1d(np.flatnonzero(~held[:end]), asked)
-            chosen = choose(judge(model, contents[:end]).p_chosen, free, share, sampling, rng)
+            chosen = choose(judge(model, contents[:end]).d, free, share, sampling, rng)
             asked = np.concatenate([asked, chosen])
         if len(asked):
             version = _trained(tables, base, table, contents, asked, work)
             model = load_live_model(version, tables.gate)
         coming = contents[end : ends[stage + 1]] if stage + 1 < len(ends) else []
         if coming:
-            p_as_it_came[end : end + len(coming)] = judge(model, coming).p_chosen
+            d_as_it_came[end : end + len(coming)] = judge(model, coming).d
         print(f"{end} records, {len(asked)} verdicts, {made['steps']} steps", file=sys.stderr, flush=True)
     told = judge(model, [contents[row] for row in np.flatnonzero(held)])
-    return {**_figures(table, held, told, p_as_it_came), "verdicts": len(asked), "seconds": round(time.perf_counter() - begun, 1),
+    return {**_figures(table, held, told, d_as_it_came), "verdicts": len(asked), "seconds": round(time.perf_counter() - begun, 1),
             "field_hit_rate": field_hits(model, table, np.flatnonzero(held)), "baselines": baselines(table, asked, held)}  # fmt: skip
 
 
@@ -119,17 +121,18 @@ def _trained(tables: Any, base: Path, table: Table, contents: list[str], asked: 
     return train_and_publish(tables, tables.train, str(base), str(said), None)
 
 
-def _figures(table: Table, held: np.ndarray, told: Judged, p_as_it_came: np.ndarray) -> dict[str, float]:
-    wrong, came = table.is_wrong[held], ~np.isnan(p_as_it_came)
+def _figures(table: Table, held: np.ndarray, told: Judged, d_as_it_came: np.ndarray) -> dict[str, float | None]:
+    """Return the figures of the held records; an AUROC is None where none of them, or all, are wrong."""
+    wrong, came = table.is_wrong[held], ~np.isnan(d_as_it_came)
     figures = {
-        "auroc": roc_auc_score(wrong, -told.p_chosen),
-        "auroc_prequential": roc_auc_score(table.is_wrong[came], -p_as_it_came[came]),
-        "ap": average_precision_score(wrong, -told.p_chosen),
+        "auroc": auroc_of_wrong(wrong, -told.d),
+        "auroc_prequential": auroc_of_wrong(table.is_wrong[came], -d_as_it_came[came]),
+        "ap": average_precision_score(wrong, -told.d),
         "f1": f1_score(wrong, told.is_held),
         "f1_clean": f1_score(~wrong, ~told.is_held),
         "mcc": matthews_corrcoef(wrong, told.is_held),
     }
-    return {name: round(float(value), 4) for name, value in figures.items()}
+    return {name: None if value is None else round(float(value), 4) for name, value in figures.items()}
 
 
 def _read(content: str) -> Content:

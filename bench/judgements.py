@@ -44,7 +44,8 @@ def main() -> None:
     for name in given.tables.split(","):
         for verdicts in map(int, given.verdicts.split(",")):
             runs = [one(name, verdicts, seed, given.budget_minutes, given.sampling) for seed in range(given.seeds)]
-            means = {key: round(float(np.mean([run[key] for run in runs if run[key] is not None])), 4) for key in FIGURES}
+            known = {key: [run[key] for run in runs if run[key] is not None] for key in FIGURES}
+            means = {key: round(float(np.mean(values)), 4) if values else None for key, values in known.items()}
             others = runs[0]["baselines"].keys()
             beside = {key: [run["baselines"][key] for run in runs] for key in others}
             found[f"{name}, {verdicts}"] = {**means, "auroc_by_seed": [run["auroc"] for run in runs], "baselines": beside}

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,9 @@ class Table(NamedTuple):
 
 def read_table(dirty: Path, clean: Path, drop: list[str]) -> Table:
     """Read both files. Raises DataRefused where they do not fit together or a column to drop is not there."""
-    dirty_rows, clean_rows = _rows(dirty), _rows(clean)
+    found = [_read(path) for path in (dirty, clean)]
+    encoding = "utf-8-sig" if all(map(_is_utf_8, found)) else "latin-1"  # one for both, or what is alike would differ
+    dirty_rows, clean_rows = (_rows(path, each.decode(encoding)) for path, each in zip((dirty, clean), found, strict=True))
     head = dirty_rows[0]
     unknown = [name for name in drop if name not in head]
     if unknown:
@@ -55,11 +58,25 @@ def never_asked(records: int, seed: int) -> np.ndarray:
     return np.array([int.from_bytes(ticket, "big") % PARTS == 0 for ticket in tickets])
 
 
-def _rows(path: Path) -> list[list[str]]:
+def _read(path: Path) -> bytes:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataRefused(f"{path} cannot be read: {error}") from error
+
+
+def _is_utf_8(found: bytes) -> bool:
+    try:
+        found.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _rows(path: Path, text: str) -> list[list[str]]:
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
+    except csv.Error as error:
         raise DataRefused(f"{path} cannot be read as CSV: {error}") from error
     if len(rows) < 2:  # noqa: PLR2004
         raise DataRefused(f"{path} holds no record under its header")
