@@ -5,7 +5,6 @@ Enters: rendered records. Leaves: values by path, and what can be counted of the
 
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -16,7 +15,6 @@ MOST_PATHS, PATH_SHARE = 64, 0.01
 WHOLE, LAST, FLOOR = "value", "last 2", "whole part"
 _BEGINNINGS = tuple((f"first {length}", length) for length in (2, 3, 4, 6, 9))
 _DIGEST_BYTES = 6
-_NUMBER = re.compile(r"(-?9+\.?)(9*)")
 _CACHED = 1 << 17
 
 Aspect = tuple[str, str]  # (path, which part of the value)
@@ -41,9 +39,8 @@ def pattern(value: str) -> str:
 
 @lru_cache(_CACHED)
 def form(value: str) -> str:
-    """Return a value's pattern with each run of one class written once, of a number only its decimals: its size shows."""
-    number = _NUMBER.fullmatch(pattern(value))
-    return number[1] + number[2][:1] if number else runs(value)
+    """Return a value's pattern with each run of one class written once; that of a number as it is: its size and decimals show."""
+    return runs(value) if number_of(value) is None else pattern(value)
 
 
 def runs(value: str) -> str:

@@ -156,7 +156,16 @@ def test_who_sent_a_record_may_tell_much_and_is_no_wrong_field() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [("12", "99"), ("-0.0512", "-9.9"), ("12.0 oz", "9.9 a"), ("12/01/2011 9:05", "9/9/9 9:9"), ("北京市 Haidian", "w a"), ("", "")],
+    [
+        ("12", "99"),
+        (".5", ".9"),
+        (" 5", " 9"),
+        ("-0.0512", "-9.9999"),
+        ("12.0 oz", "9.9 a"),
+        ("12/01/2011 9:05", "9/9/9 9:9"),
+        ("北京市 Haidian", "w a"),
+        ("", ""),
+    ],
 )
 def test_the_form_of_a_value_shows_its_marks_and_the_size_of_a_number(value: str, expected: str) -> None:
     assert form(value) == expected
