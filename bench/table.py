@@ -35,7 +35,10 @@ class Table(NamedTuple):
 def read_table(dirty: Path, clean: Path, drop: list[str]) -> Table:
     """Read both files. Raises DataRefused where they do not fit together or a column to drop is not there."""
     found = [_read(path) for path in (dirty, clean)]
-    encoding = "utf-8-sig" if all(map(_is_utf_8, found)) else "latin-1"  # one for both, or what is alike would differ
+    is_utf_8 = [_is_utf_8(each) for each in found]
+    if is_utf_8[0] != is_utf_8[1]:  # read as two encodings, what is alike would differ
+        raise DataRefused(f"{(dirty, clean)[is_utf_8.index(False)]} is not UTF-8 and the other file is; write both alike")
+    encoding = "utf-8-sig" if all(is_utf_8) else "latin-1"
     dirty_rows, clean_rows = (_rows(path, each.decode(encoding)) for path, each in zip((dirty, clean), found, strict=True))
     head = dirty_rows[0]
     unknown = [name for name in drop if name not in head]

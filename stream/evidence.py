@@ -24,6 +24,7 @@ ANY = "*"
 VALUE, FORM, THERE, EMPTY = "is", "form", "there", "empty"
 LEVELS = ("rare", "odd", "apart", "unusual", "amid")
 _MOST_PATHS_KEPT = 4_096
+_FORMAT = 2  # 1 had no forms: a gate that knows 1 alone must not take up weights that it would leave out
 
 
 class _Tables(NamedTuple):
@@ -73,7 +74,8 @@ class Evidence:
     def text(self) -> str:
         """What a version keeps, as JSON."""
         most_text = None if math.isinf(self.most_text) else self.most_text
-        return kept.to_text({"weights": self._weights, "bias": self._bias, "most_text": most_text, "memory": self._memory.as_state()})
+        state = {"weights": self._weights, "bias": self._bias, "most_text": most_text, "memory": self._memory.as_state()}
+        return kept.to_text(state, _FORMAT)
 
     def of(self, record: Rendered) -> float:
         """Return the evidence of one record, in nats; > 0 speaks for right."""
@@ -84,10 +86,11 @@ class Evidence:
 
         Of two fields that disagree the one is to blame with which others disagree, too.
         """
-        whole = self._sum(*self._memory.look(record))
+        as_it_is = self._memory.look(record)
+        whole = self._sum(*as_it_is)
         rises = {}
         for path in {field.path: None for field in record.fields}:
-            seen, shape = self._memory.look(record, without=path)
+            seen, shape = self._memory.look(record, without=path) if self._memory.tells_of_others(path) else as_it_is
             rises[path] = self._sum([self._usual(each) if each.path == path else each for each in seen], shape) - whole
         return rises
 
@@ -95,10 +98,13 @@ class Evidence:
         """Return a field as others have it, in the form that speaks most for a record."""
         # whom a record comes from may tell much, and is no wrong field; what some software writes by default is one
         common = seen.common
-        if not self._memory.tells_apart(seen.path):
+        if seen.is_empty or not self._memory.tells_apart(seen.path):
             forms = self._of_common.get((seen.path, FORM), {})
-            best = max(forms, key=lambda form: forms[form], default=None)
-            common = Common(None, best if best is not None and forms[best] > 0 else None)
+            own = common.form
+            if own is None or forms.get(own, 0.0) < 0:  # else a usual form would be to blame for not being the best one
+                best = max(forms, key=lambda form: forms[form], default=None)
+                own = best if best is not None and forms[best] > 0 else None
+            common = Common(None, own)
         return Seen(seen.path, 0, 0, None if seen.apart is None else 0, 0, is_empty=False, amid=0, common=common)
 
     def _sum(self, seen: Sequence[Seen], shape: int) -> float:
@@ -156,7 +162,7 @@ class Evidence:
             weights, bias = state["weights"], float(state["bias"])
             return cls(Memory(state["memory"]), weights, bias, math.inf if most_text is None else float(most_text))
 
-        return kept.from_text(EVIDENCE_FILE, text, make)
+        return kept.from_text(EVIDENCE_FILE, text, make, _FORMAT)
 
 
 def load_evidence(directory: Path) -> Evidence | None:

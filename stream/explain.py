@@ -2,8 +2,8 @@
 
 Enters: held records. Leaves: per record the fields with their share of the blame. A field is to blame as far as d rises
 when its value is left out (occlusion, Zeiler and Fergus 2014, arXiv 1311.2901), and as far as the evidence would rise if
-it were like those of other records: the counterfactuals that a reviewer asks for. It costs one more record to score per
-field, for held records only.
+it were like those of other records and agreed with the rest: the counterfactuals that a reviewer asks for. It costs one
+more record to score per field, for held records only.
 """
 
 from collections.abc import Sequence

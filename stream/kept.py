@@ -11,20 +11,19 @@ from typing import Any, TypeVar
 from foundation.errors import ModelRefused
 
 Kept = TypeVar("Kept")
-_FORMAT = 1
 
 
-def to_text(state: Mapping[str, Any]) -> str:
-    """Return what is kept."""
-    return json.dumps({"format": _FORMAT, **state}, ensure_ascii=False, separators=(",", ":"))
+def to_text(state: Mapping[str, Any], number: int = 1) -> str:
+    """Return what is kept, in the format of that number."""
+    return json.dumps({"format": number, **state}, ensure_ascii=False, separators=(",", ":"))
 
 
-def from_text(file: str, text: str, make: Callable[[dict[str, Any]], Kept]) -> Kept:
-    """Return what `make` makes of the state. Raises ModelRefused."""
+def from_text(file: str, text: str, make: Callable[[dict[str, Any]], Kept], newest: int = 1) -> Kept:
+    """Return what `make` makes of the state, in a format up to the newest that it knows. Raises ModelRefused."""
     try:
         state: dict[str, Any] = json.loads(text)
-        if state["format"] != _FORMAT:
-            raise ModelRefused(f"{file} has format {state['format']}; this winnow reads {_FORMAT}")
+        if not 1 <= state["format"] <= newest:
+            raise ModelRefused(f"{file} has format {state['format']}; this winnow reads up to {newest}")
         return make(state)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelRefused(f"{file} cannot be read: {error!r}") from error

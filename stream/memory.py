@@ -70,6 +70,7 @@ class Memory:
         self._told_apart = set(state.get("told_apart", self._common))
         self._forms = {path: set(forms) for path, forms in state.get("forms", {}).items()}
         self._quick = {path: [rule.quick() for rule in rules] for path, rules in self._rules.items()}
+        self._givers = {rule.given[0] for rules in self._rules.values() for rule in rules}
         self._asked: dict[str, set[str]] = defaultdict(set)
         for rule in chain.from_iterable(self._rules.values()):
             for path, which in (rule.given, rule.told):
@@ -114,6 +115,10 @@ class Memory:
     def tells_apart(self, path: str) -> bool:
         """Return whether nearly all records have one of a few values at a path: where they come from, say, or of what kind they are."""
         return path in self._told_apart
+
+    def tells_of_others(self, path: str) -> bool:
+        """Return whether the value at a path says anything of other fields."""
+        return path in self._givers
 
     def look(self, record: Rendered, source: Rendered | None = None, without: str | None = None) -> tuple[list[Seen], int]:
         """Return what other records say of each field, in order, and how unusual it is to have these fields (0 to 4).

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from model_registry.manifest import Calibration
 from stream.evidence import Evidence
 from stream.render import Rendered, reread
 from stream.score import Scorer
@@ -50,20 +51,21 @@ class Heard(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """The factor of the evidence, the temperature of the sum that the weights speak of, and what the text's d counts at most, in nats."""
+    """The factor of the evidence, temperature and bias of the sum that the weights speak of, and what the text's d counts at most."""
 
     factor: float
     temperature: float
+    bias: float
     most_text: float = math.inf
 
 
 def balanced(
     scorer: Scorer, weighed: Weighed, stream: Sequence[Rendered], seed: int, verdicts: Heard | None = None
-) -> tuple[Evidence, float]:
-    """Return the evidence as loud as it should be beside the text, and the temperature of their sum."""
+) -> tuple[Evidence, Calibration]:
+    """Return the evidence as loud as it should be beside the text, and what calibrates their sum where no held-out verdicts do."""
     heard = heard_in_stream(scorer, weighed.evidence, stream, seed)
     found = balance(heard if verdicts is None else heard.beside(verdicts))
-    return weighed.evidence.scaled(found.factor, found.most_text), found.temperature
+    return weighed.evidence.scaled(found.factor, found.most_text), Calibration(temperature=found.temperature, bias=found.bias)
 
 
 def heard_in_stream(scorer: Scorer, evidence: Evidence, stream: Sequence[Rendered], seed: int) -> Heard:
@@ -122,8 +124,8 @@ def _balanced(heard: Heard) -> tuple[Balance, float]:
 
     bounds = [(LEAST_WEIGHT, None), (LEAST_WEIGHT, None), (None, None)]
     found = minimize(loss, np.append(first, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
-    of_text, of_evidence, _ = found.x
+    of_text, of_evidence, bias = found.x
     factor = float(np.clip(of_evidence / of_text, LEAST, MOST))
-    # beside evidence that must not be louder than MOST it is the evidence that the temperature suits
+    # where the factor is cut at MOST, the temperature is the one that suits the evidence, not the text
     temperature = float(min(1 / of_text, factor / of_evidence))
-    return Balance(round(factor, 4), round(temperature, 4)), float(found.fun)
+    return Balance(round(factor, 4), round(temperature, 4), round(float(bias), 4)), float(found.fun)

@@ -28,7 +28,10 @@ class OfStream(NamedTuple):
 
 
 class Learned(NamedTuple):
-    """A trained model, and what it makes of the held-out records."""
+    """A trained model, and what it makes of the held-out records.
+
+    measured_with: the calibration of d_test, where the evidence that is served has been weighed with the held-out records since.
+    """
 
     trained: Trained
     scorer: Scorer
@@ -36,6 +39,7 @@ class Learned(NamedTuple):
     test_set: Encoded
     contrastive: int
     d_test: np.ndarray
+    measured_with: Calibration
     calibration: Calibration
     metrics: dict[str, float]
     saved: Saved
@@ -49,7 +53,7 @@ class Learned(NamedTuple):
     @property
     def p_test(self) -> np.ndarray:
         """Calibrated p_chosen of the held-out records."""
-        return p_of(self.d_test, self.calibration)
+        return p_of(self.d_test, self.measured_with)
 
     @property
     def test_weight(self) -> np.ndarray:

@@ -117,29 +117,31 @@ def learn_from(
     trained = train(base, [*verdict_pairs(train_set, encoder), *contrast], judged_alike, settings, work)
     scorer = scorer_of(trained.model, encoder)
     saved = save(trained.model, base.tokenizer, scorer, work, trained.adapter)
-    evidence, temperature = None, 1.0
+    evidence, by_balance = None, Calibration()
     weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
     if weighed is not None:
         # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
         verdicts = None if before is None else heard_in_verdicts(before, fresh, weighed, train_set)
-        evidence, temperature = balanced(scorer, weighed, whole, settings.seed, verdicts)
+        evidence, by_balance = balanced(scorer, weighed, whole, settings.seed, verdicts)
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])
     metrics = dict(trained.metrics)
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
-    calibration = fit(d_test, is_right, weight)
-    if is_measured_once and evidence is not None and calibration == Calibration():
+    calibration = measured_with = fit(d_test, is_right, weight)
+    # without a calibration what is loud would be as good as sure, and equal to six digits
+    is_too_few = calibration == Calibration()
+    if is_too_few:
+        calibration = measured_with = by_balance
+    if is_measured_once and evidence is not None and is_too_few:
         learned_from = said_of(train_set)
         again = weigh(whole, free, [*learned_from, *said_of(test_set)], settings.seed)
         if again is not None:
             as_before = again._replace(left_out=again.left_out[: len(learned_from)])
             verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)
-            evidence, temperature = balanced(scorer, again, whole, settings.seed, verdicts)
-    if calibration == Calibration():  # else what is loud would be as good as sure, and equal to six digits
-        calibration = Calibration(temperature=temperature)
-    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, calibration, metrics, saved, evidence)
+            evidence, calibration = balanced(scorer, again, whole, settings.seed, verdicts)
+    return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, measured_with, calibration, metrics, saved, evidence)
 
 
 def scorer_of(model: PreTrainedModel, encoder: Encoder) -> Scorer:
@@ -201,12 +203,11 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
         raise DataRefused("without --data the threshold needs unlabelled records; give --unlabelled FILE or topic:NAME")
     saved = save(base.model, base.tokenizer, scorer, work)
     shown = rendered(stream, RENDERING)
-    evidence, temperature = None, 1.0
+    evidence, calibration = None, Calibration()
     free = [record for record in shown if not is_unseen(record.text)]
     weighed = weigh(shown, free, [], settings.seed) if settings.evidence else None
     if weighed is not None:
-        evidence, temperature = balanced(scorer, weighed, shown, settings.seed)
-    calibration = Calibration(temperature=temperature)
+        evidence, calibration = balanced(scorer, weighed, shown, settings.seed)
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(

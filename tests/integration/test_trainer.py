@@ -99,6 +99,8 @@ def test_held_out_verdicts_are_weighed_only_where_nothing_is_compared_on_them_la
         found[is_measured_once] = learned
     assert np.array_equal(found[False].d_test, found[True].d_test), "what is measured has not seen them"
     assert found[False].metrics == found[True].metrics
+    assert np.array_equal(found[False].p_test, found[True].p_test), "nor has what the report says"
+    assert found[True].measured_with == found[False].calibration != Calibration()
     assert found[False].evidence.text != found[True].evidence.text
     assert np.array_equal(found[False].judged(found[False].test_set).d, found[False].d_test), (
         "a version of a cycle is the one that was measured"

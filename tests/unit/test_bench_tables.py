@@ -17,13 +17,15 @@ def written(place: Path, name: str, text: bytes) -> Path:
     return path
 
 
-def test_what_is_alike_in_both_files_stays_alike_whatever_they_are_written_in(tmp_path: Path) -> None:
+def test_what_is_alike_in_both_files_stays_alike(tmp_path: Path) -> None:
     clean = written(tmp_path, "clean.csv", "id,city\n1,Köln\n2,Zürich\n".encode())
     dirty = written(tmp_path, "dirty.csv", "id,city\n1,Köln\n2,Zürich\n".encode())
     assert not read_table(dirty, clean, ["id"]).is_wrong.any()
     latin = written(tmp_path, "latin.csv", "id,city\n1,Köln\n2,Zurich\n".encode("latin-1"))
     latin_clean = written(tmp_path, "latin-clean.csv", "id,city\n1,Köln\n2,Zürich\n".encode("latin-1"))
     assert read_table(latin, latin_clean, ["id"]).is_wrong.tolist() == [False, True]
+    with pytest.raises(DataRefused, match=r"latin\.csv is not UTF-8"):
+        read_table(latin, clean, ["id"])
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
