@@ -37,7 +37,7 @@ def tell(scene: Scene, stay: ExitStack, count: int, rounds: int, seed: int) -> d
     judged: list[Judged] = []
     with closing(LiveView(tables.kafka, tables.topics, scene.console)) as view:
         stage = Stage(scene, gate, view)
-        stage.watch(len(scene.truth))
+        rate = stage.watch(len(scene.truth))
         # people wait for Kafka more than for this machine; the thread must end with its work: while a second one that has computed lives,
         # OpenMP's threads sleep between products, and training takes three times as long
         beside = ThreadPoolExecutor(1)
@@ -51,6 +51,7 @@ def tell(scene: Scene, stay: ExitStack, count: int, rounds: int, seed: int) -> d
     ledger = read_ledger(tables.kafka.bootstrap_servers, tables.topics)
     print_summary(scene.console, ledger, scene.truth, judged)
     return fields_of(ledger, scene.truth, tables.topics, judged, played) | {
+        "records_per_second": round(rate, 1),
         "swap_lost": len(set(ledger.lost) - first_part),
         "seconds_train": round(seconds_train + sum(each.seconds_train for each in played), 1),
     }

@@ -149,7 +149,6 @@ def fields_of(
         "auroc": round(known.auroc, 4),
         "recall_at_5pct_fp": round(known.recall_at_5pct_fp, 4),
         "auroc_zero_verdicts": round(judged[0].scored.evaluation(ERRORS).auroc, 4),
-        "records_per_second": round(played[-1].records_per_second, 1),
         "verdicts": sum(each.answered.verdicts for each in played),
         "mistaken_verdicts": sum(each.answered.mistakes for each in played),
         "auroc_before": round(before.auroc, 4),
