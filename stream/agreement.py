@@ -22,7 +22,7 @@ LEAST_SUPPORT = 2  # records that agree on what is usual
 LEAST_GAIN, MOST_GAIN, SMOOTH, PREFER_WHOLE = 0.2, 2.0, 0.5, 1.3
 USUAL_RATIOS = (0.02, 0.2, 0.5, 0.999)
 
-Quick = tuple[Aspect, str, dict[str, dict[str, int]], list[int]]
+_Quick = tuple[Aspect, str, dict[str, dict[str, int]], list[int]]
 
 
 class Rule(NamedTuple):
@@ -52,7 +52,7 @@ class Rule(NamedTuple):
             return None
         return bisect_left(USUAL_RATIOS, (seen.get(mine, 0) - (its == mine)) / most)
 
-    def quick(self) -> Quick:
+    def quick(self) -> _Quick:
         """Return the same for records to come: for each value of `given` the agreement of every value of `told` that it was seen with."""
         usual = {}
         for key, seen in self.counts.items():

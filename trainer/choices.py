@@ -44,14 +44,6 @@ FEW = Choice(20.0)
 """Where fewer than FEWEST_TO_CHOOSE verdicts can be left out."""
 
 
-class Mixed(NamedTuple):
-    """What scaled signs weigh, weights_S and bias, and what they said of each verdict's record while that was left out, in nats."""
-
-    weights_S: np.ndarray
-    bias: float
-    left_out: np.ndarray
-
-
 class Linear(NamedTuple):
     """What scaled signs weigh, weights_S, and what a record without any sign has, in nats."""
 
@@ -62,6 +54,13 @@ class Linear(NamedTuple):
         """Return what is said of records, in nats."""
         said: np.ndarray = features_NS @ self.weights_S + self.bias
         return said
+
+
+class Mixed(NamedTuple):
+    """What is heard in the end, and what was said of each verdict's record while that was left out, in nats."""
+
+    heard: Linear
+    left_out: np.ndarray
 
 
 class Given:
@@ -117,7 +116,7 @@ def as_one(given: Given, choice: Choice) -> Mixed:
     everybody = np.arange(len(given.people))
     told = given.fit(choice, everybody)
     left_out = given.fit(choice, everybody[:0]).of(given.features_NS[given.first :]) if len(everybody) else np.zeros(0)
-    return Mixed(told.weights_S, told.bias, left_out)
+    return Mixed(told, left_out)
 
 
 def mixed(given: Given, seed: int) -> Mixed:
@@ -150,7 +149,7 @@ def mixed(given: Given, seed: int) -> Mixed:
     parts_C = shares[places] / scale_C * (shares[places] @ scale_C)
     level = float(shares[places] @ level_C)
     left_out = parts_C @ np.array([told[place] for place in places]) + level
-    return Mixed(parts_C @ weights_CS, level - float(parts_C @ middle_C), left_out)
+    return Mixed(Linear(parts_C @ weights_CS, level - float(parts_C @ middle_C)), left_out)
 
 
 def _shares(losses_CN: np.ndarray) -> np.ndarray:

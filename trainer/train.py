@@ -129,11 +129,10 @@ def learn_from(
     metrics = dict(trained.metrics)
     if is_right.any() and not is_right.all():
         metrics["auroc"] = round(auroc_of(d_test, is_right, weight), 6)
-    calibration = measured_with = fit(d_test, is_right, weight)
+    fitted = fit(d_test, is_right, weight)
+    is_too_few = fitted == Calibration()
     # without a calibration what is loud would be as good as sure, and equal to six digits
-    is_too_few = calibration == Calibration()
-    if is_too_few:
-        calibration = measured_with = by_balance
+    calibration = measured_with = by_balance if is_too_few else fitted
     if is_measured_once and evidence is not None and is_too_few:
         learned_from = said_of(train_set)
         again = weigh(whole, free, [*learned_from, *said_of(test_set)], settings.seed)

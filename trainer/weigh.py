@@ -84,10 +84,10 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     people = people / people.mean() if len(said) else people
     given = Given(csr_array(features_NS @ diags_array(1 / scale_S)), is_right, len(drawn), len(copies), people)
     if len(said) < FEWEST_TO_CHOOSE:
-        heard = as_one(given, FEW)
+        found = as_one(given, FEW)
     elif len({each.is_right for each in said}) == 1:
-        heard = as_one(given, CHOICES[0])
+        found = as_one(given, CHOICES[0])
     else:
-        heard = mixed(given, seed)
-    weights = {str(name): round(float(each), 6) for name, each in zip(names, heard.weights_S / scale_S, strict=True)}
-    return Weighed(Evidence(memory, weights, round(heard.bias, 6)), heard.left_out)
+        found = mixed(given, seed)
+    weights = {str(name): round(float(each), 6) for name, each in zip(names, found.heard.weights_S / scale_S, strict=True)}
+    return Weighed(Evidence(memory, weights, round(found.heard.bias, 6)), found.left_out)
