@@ -3,9 +3,7 @@
 Enters: a scene, and what it may touch. Leaves: the fault has been brought about and, where its cause ends by itself, is over.
 """
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,7 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import NewPartitions
 
 from bench.gate_process import metric
+from bench.paused import paused
 from bench.s3 import S3Server
 from bench.set_clock import Clock
 from demo.broker import Broker, start_broker
@@ -69,9 +68,8 @@ def broker_killed(scene: Scene) -> None:
 
 def broker_paused(scene: Scene) -> None:
     """Stop the broker's process for a minute without closing a connection."""
-    os.kill(scene.broker.process.pid, signal.SIGSTOP)
-    time.sleep(60)
-    os.kill(scene.broker.process.pid, signal.SIGCONT)
+    with paused(scene.broker.process):
+        time.sleep(60)
 
 
 def partitions_added(scene: Scene) -> None:

@@ -3,7 +3,6 @@
 moto wants another python-dateutil than winnow, so it lies in a place of its own; requirements-s3-server.txt pins it.
 """
 
-import signal
 import socket
 import subprocess
 import time
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
+from bench.paused import pause, resume
 from demo.broker import free_port
 from demo.processes import die_with_parent, without_venv
 
@@ -46,11 +46,11 @@ class S3Server:
 
     def fall_silent(self) -> None:
         """Take connections and answer none, as a store behind a network that has gone."""
-        self._process.send_signal(signal.SIGSTOP)
+        pause(self._process)
 
     def answer(self) -> None:
         """Answer again."""
-        self._process.send_signal(signal.SIGCONT)
+        resume(self._process)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def s3_server(python: Path | str, log: Path, packages: Path | None = None) -> It
                 time.sleep(0.1)
             yield S3Server(port, process)
         finally:
-            process.send_signal(signal.SIGCONT)
+            resume(process)
             process.terminate()
             process.wait(30)
 

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -30,6 +31,8 @@ from foundation.errors import BrokerNotStarted, SettingInvalid
 JARS = Path(__file__).with_name("kafka_jars.txt")
 MINIMUM_JAVA = 17
 START_SECONDS = 60.0
+_FREE_PORTS = range(20_000, 32_000)  # Linux gives 32,768 and up to outgoing connections, others 49,152 and up
+_given = set[int]()
 _LOG4J = """Configuration:
   Appenders:
     File: {name: F, fileName: "%s/kafka.log", PatternLayout: {pattern: "%%d %%p %%m (%%c)%%n"}}
@@ -211,14 +214,32 @@ def _follow_parent() -> None:
 
 
 def free_port(port: int = 0) -> int:
-    """Return a free port on 127.0.0.1; a port other than 0 is only checked. Raises SettingInvalid when it is in use."""
+    """Return a free port on 127.0.0.1; a port other than 0 is only checked. Raises SettingInvalid when it is in use.
+
+    A free one lies below those that the system gives to outgoing connections, and is given once: what a system calls free it may give
+    away again before it is used.
+    """
+    if port:
+        if not _is_free(port):
+            raise SettingInvalid(f"port {port} on 127.0.0.1 is in use; choose another with --port (0 takes a free one)")
+        return port
+    while len(_given) < len(_FREE_PORTS):
+        port = secrets.choice(_FREE_PORTS)
+        if port not in _given:
+            _given.add(port)
+            if _is_free(port):
+                return port
+    raise SettingInvalid(f"no port from {_FREE_PORTS[0]} to {_FREE_PORTS[-1]} on 127.0.0.1 is free; name one with --port")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise SettingInvalid(f"port {port} on 127.0.0.1 is in use; choose another with --port (0 takes a free one)") from error
-        return int(probe.getsockname()[1])
+        except OSError:
+            return False
+        return True
 
 
 def _properties(port: int, controller: int, directory: Path) -> dict[str, str]:
@@ -263,7 +284,7 @@ def _format(command: list[str], properties: Path, directory: Path) -> None:
         [*command, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise BrokerNotStarted(f"Kafka could not format {directory}: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise BrokerNotStarted(f"Kafka could not format {directory}: {(done.stderr or done.stdout).strip()[:300]}")
 
 
 def _wait_until_ready(broker: Broker) -> None:

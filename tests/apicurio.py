@@ -1,7 +1,6 @@
 """A real schema registry for tests: Apicurio, which speaks Confluent's API, on the Java of the embedded broker."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bench.paused import paused
 from demo.broker import find_java, free_port
 from demo.processes import die_with_parent, without_venv
 from tests.fetch_apicurio import SHA256
@@ -29,11 +29,8 @@ class Apicurio:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Let nobody have an answer inside the block."""
-        self._process.send_signal(signal.SIGSTOP)
-        try:
+        with paused(self._process):
             yield
-        finally:
-            self._process.send_signal(signal.SIGCONT)
 
     def takes_schemas(self) -> bool:
         """Register a schema: one that only answers questions may still leave the first schema it is given without an answer for ever."""

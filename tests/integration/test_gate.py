@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from bench.gate_process import metric, wait_until_ready
+from bench.paused import paused
 from demo.broker import free_port, start_broker, temporary_broker
 from demo.ledger import read_ledger
 from demo.twins import take
@@ -338,16 +339,13 @@ def test_kafka_may_be_away_while_a_producer_and_the_offsets_are_renewed(monkeypa
         wait_until(lambda: bool(source.poll(1, 0.1)), 30)
         sink = Sink(kafka, "winnow-away")
         sink._is_abandoned = True
-        os.kill(broker.process.pid, signal.SIGSTOP)
-        try:
+        with paused(broker.process):
             with pytest.raises(KafkaAway, match="consumer of away in group away failed"):
                 source.rewind()
             source.rewind()
             assert not source.owned, "another client begins anew"
             with pytest.raises(TransactionAborted, match="Kafka would not start transactions for winnow-away"):
                 sink.commit([], {(topics.records, 0): 1}, source.group_metadata)
-        finally:
-            os.kill(broker.process.pid, signal.SIGCONT)
         came: list[bytes | None] = []
         wait_until(lambda: bool(came.extend(record.value for record in source.poll(1, 0.1)) or came), 60)
         sink.commit([], {(topics.records, 0): 1}, source.group_metadata)
