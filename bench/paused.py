@@ -12,9 +12,15 @@ from typing import Any
 
 
 def pause(process: "subprocess.Popen[Any]") -> None:
-    """Stop it, and return when the last of its threads stands: the signal alone lets them answer for some milliseconds more."""
+    """Stop it, and return when the last of its threads stands: the signal alone lets them answer for some milliseconds more.
+
+    Raises RuntimeError when it ends instead.
+    """
     process.send_signal(signal.SIGSTOP)
-    os.waitpid(process.pid, os.WUNTRACED)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        process.returncode = os.waitstatus_to_exitcode(status)
+        raise RuntimeError(f"process {process.pid} ended with {process.returncode} instead of standing still")
 
 
 def resume(process: "subprocess.Popen[Any]") -> None:

@@ -4,14 +4,16 @@ Every output must name a model that really scored it: each is scored again by th
 process each, as they have in service. The load is half of what the gate does with a backlog here, at most 1,000 records/s: a gate
 that cannot keep up has long batches and no pause to speak of. What happens in the load's first seconds is left out.
 
-`pauses_ms` has the longest time between two commits of each swap, `undisturbed_ms` that of a time as long right before it; they are
-pairs. A swap must pause for no longer than one batch. Which of the two has the longest of twenty is a matter of luck where a swap costs
-nothing (one run in two fails), so two things are asked instead: that no pause is longer than a full batch (`full_batch_ms`, the usual
-time between two commits of the backlog before), and that the pauses are longer than the others by at most a quarter on the mean.
+`pauses_ms` has the longest time between two commits of each swap, refused ones last, `undisturbed_ms` that of a time as long right before
+it; they are pairs. A swap must pause for no longer than one batch. Which of the two has the longest of twenty is a matter of luck where a
+swap costs nothing (one run in two fails), so two things are asked instead: that no pause is longer than a full batch (`full_batch_ms`,
+the usual time between two commits of the backlog before), and that those of versions that were taken up are longer than the others by
+at most a quarter on the mean; what they are longer by, with twice its standard error, is `longer_ms`.
 """
 
 import argparse
 import json
+import math
 import shutil
 import statistics
 import sys
@@ -132,7 +134,8 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         warm = time.monotonic()
         _wait_for(lambda: any(at > warm for at in judging.times("committed")))
         time.sleep(_UNDISTURBED_SECONDS)
-        spans, turned_away, good = [], 0, ["b", "a"]
+        spans: dict[bool, list[tuple[float, float]]] = {False: [], True: []}  # by whether the version is bad
+        turned_away, good = 0, ["b", "a"]
         for number in range(swaps):
             is_bad = bool(refused) and number % (swaps // refused) == swaps // refused - 1
             begun = time.monotonic()
@@ -146,15 +149,17 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
                 name = good[(number - turned_away) % 2]
                 version = registry.point(CHAMPION, str(numbers[name]), "bench")
                 _wait_for(lambda version=version: metric(port, f'winnow_model_info{{digest="{version.digest}"') == 1)
-            spans.append((begun, time.monotonic()))
+            spans[is_bad].append((begun, time.monotonic()))
             time.sleep(_UNDISTURBED_SECONDS)
         over.set()
         load.join()
         judging.end()
         commits = judging.times("committed")
     ledger = read_ledger(bootstrap, topics)
-    pauses = [max(_gaps(commits, begun, ended)) for begun, ended in spans]
-    undisturbed = [max(_gaps(commits, begun - min(ended - begun, _UNDISTURBED_SECONDS), begun)) for begun, ended in spans]
+    every, taken = [*spans[False], *spans[True]], len(spans[False])
+    pauses = [max(_gaps(commits, begun, ended)) for begun, ended in every]
+    undisturbed = [max(_gaps(commits, begun - min(ended - begun, _UNDISTURBED_SECONDS), begun)) for begun, ended in every]
+    longer = [after - before for after, before in zip(pauses[:taken], undisturbed[:taken], strict=True)]
     named, false = check_names(bootstrap, topics, registry)
     return {
         "records": ledger.records,
@@ -166,12 +171,13 @@ def swap(bootstrap: str, topics: TopicSettings, place: Path, swaps: int, refused
         "disordered": ledger.disordered,
         "outputs_by_version": named,
         "outputs_scored_by_another": false,
-        "mean_swap_seconds": round(statistics.fmean(ended - begun for begun, ended in spans), 2),
+        "mean_swap_seconds": round(statistics.fmean(ended - begun for begun, ended in spans[False]), 2),
         "pause_ms": _ms(max(pauses)),
         "full_batch_ms": full_batch_ms,
         "longest_undisturbed_ms": _ms(max(undisturbed)),
-        "mean_pause_ms": _ms(statistics.fmean(pauses)),
-        "mean_undisturbed_ms": _ms(statistics.fmean(undisturbed)),
+        "mean_pause_ms": _ms(statistics.fmean(pauses[:taken])),
+        "mean_undisturbed_ms": _ms(statistics.fmean(undisturbed[:taken])),
+        "longer_ms": [_ms(statistics.fmean(longer)), _ms(2 * statistics.stdev(longer) / math.sqrt(taken))],
         "pauses_ms": [_ms(pause) for pause in pauses],
         "undisturbed_ms": [_ms(pause) for pause in undisturbed],
     }
