@@ -6,6 +6,7 @@ stream and verdicts and give every sign a little; the sparse ones take what the 
 """
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ ENOUGH = 100
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
 STREAM_PRIOR = 0.5
 """By how many nats each next one of CHOICES is less probable, from ENOUGH verdicts on."""
+LIKES_COUNT = 3.0
+"""How much the likes of a verdict count together, times the stream's share: like the other copies they were made of its records."""
 LEAST_SHARE = 0.02  # of a choice that is heard at all
 INTERCEPT_SCALING = 10.0  # so much less is the bias of a sparse choice drawn to 0 than a weight
 LEAST_SPREAD = 1e-9
@@ -64,20 +67,39 @@ class Mixed(NamedTuple):
 
 
 class Given:
-    """Features of drawn records, of their copies, then of what people judged, and how much each of the last counts."""
+    """Features of drawn records, of their copies, of what people judged and how much each of that counts, then of its likes.
 
-    def __init__(self, features_NS: csr_array, is_right: np.ndarray, drawn: int, copies: int, people: np.ndarray) -> None:
-        """Take scaled signs and what is known of each record, in that order."""
+    A like of a verdict is a copy of a drawn record with what was wrong in the verdict's; it is heard where the verdict is.
+    """
+
+    def __init__(
+        self, features_NS: csr_array, is_right: np.ndarray, drawn: int, copies: int, people: np.ndarray, likes: Sequence[int] = ()
+    ) -> None:
+        """Take scaled signs and what is known of each record, in that order; `likes`: of which verdict each of them is one."""
         self.features_NS = features_NS
         self.is_right = is_right
         self.drawn = drawn
         self.copies = copies
         self.people = people
+        self.likes = np.array(likes, dtype=int)
+        counts = np.bincount(self.likes, minlength=len(people))
+        self._weight_of_likes = LIKES_COUNT * people[self.likes] / counts[self.likes]
 
     @property
     def first(self) -> int:
         """The place of the first record that people judged."""
         return self.drawn + self.copies
+
+    @property
+    def judged_NS(self) -> csr_array:
+        """Features of what people judged."""
+        return self.features_NS[self.first : self.first + len(self.people)]
+
+    @property
+    def verdicts(self) -> np.ndarray:
+        """Whether people called each right."""
+        found: np.ndarray = self.is_right[self.first : self.first + len(self.people)] == 1
+        return found
 
     @cached_property
     def stream_alone(self) -> Linear:
@@ -86,10 +108,11 @@ class Given:
 
     def fit(self, choice: Choice, kept: np.ndarray) -> Linear:
         """Fit on the stream and on the verdicts `kept`."""
-        rows = np.concatenate([np.arange(self.first), self.first + kept])
+        likes = np.flatnonzero(np.isin(self.likes, kept))
+        rows = np.concatenate([np.arange(self.first), self.first + kept, self.first + len(self.people) + likes])
         stream_weight = choice.stream_share * max(1, len(kept))
         of_stream = [np.full(count, stream_weight / count) for count in (self.drawn, self.copies)]
-        weight = np.concatenate([*of_stream, self.people[kept]])
+        weight = np.concatenate([*of_stream, self.people[kept], choice.stream_share * self._weight_of_likes[likes]])
         if choice.is_sparse:
             return self._sparse(choice.softness, rows, weight)
         model = LogisticRegression(C=choice.softness, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
@@ -115,7 +138,7 @@ def as_one(given: Given, choice: Choice) -> Mixed:
     """
     everybody = np.arange(len(given.people))
     told = given.fit(choice, everybody)
-    left_out = given.fit(choice, everybody[:0]).of(given.features_NS[given.first :]) if len(everybody) else np.zeros(0)
+    left_out = given.fit(choice, everybody[:0]).of(given.judged_NS) if len(everybody) else np.zeros(0)
     return Mixed(told, left_out)
 
 
@@ -136,7 +159,7 @@ def mixed(given: Given, seed: int) -> Mixed:
             model = given.fit(choice, np.flatnonzero(fold != number))
             # a choice that knows nothing yet says what the other verdicts are on the average: the opposite of those left out
             nats[apart] = model.of(given.features_NS[given.first + apart]) - model.of(given.features_NS[: given.first]).mean()
-        losses.append(_improbable(nats, given.is_right[given.first :] == 1, given.people))
+        losses.append(_improbable(nats, given.verdicts, given.people))
         told.append(nats)
     shares = _shares(np.array(losses))
     places, everybody = np.flatnonzero(shares), np.arange(len(fold))

@@ -1,9 +1,9 @@
-"""Contrastive pairs: a record that came in -> the same record with something generically wrong in it.
+"""Contrastive pairs: a record that came in -> the same record with something wrong in it.
 
-Enters: rendered records, any domain. Leaves: corrupted texts. Knows no field name, no language and no demo error:
-what it breaks is what any record has (values, characters, order, agreement between fields), and what it puts in
-comes from other records of the same stream. Contrastive pairs against one's own corruption: word2vec's negative
-sampling, ELECTRA's replaced tokens (arXiv 2003.10555).
+Enters: rendered records, any domain, and edits that verdicts have taught. Leaves: corrupted texts. Knows no field name, no language
+and no demo error: what it breaks is what any record has (values, characters, order, agreement between fields), and what it puts in
+comes from other records of the same stream, or is what was seen to happen to one. Contrastive pairs against one's own corruption:
+word2vec's negative sampling, ELECTRA's replaced tokens (arXiv 2003.10555).
 """
 
 import string
@@ -12,10 +12,13 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from stream.render import Field, Rendered
+from trainer.edits import Edit, edited
 
 _SYMBOLS = string.punctuation + "，。；：？！（）【】…�"
 _MAX_POOL = 4_000
 _CROSS_SHARE, _SWAP_SHARE, _DROP_SHARE = 0.15, 0.15, 0.05
+MOST_EDITED, HALF_OF_MOST = 0.7, 5
+"""So many of the corrupted records have a learned edit at most, and half as many when the edits of so many records are known."""
 
 Breaker = Callable[["Corrupter", str, Field], str]
 
@@ -23,9 +26,11 @@ Breaker = Callable[["Corrupter", str, Field], str]
 class Corrupter:
     """Makes wrong records out of a stream's own records; one seed gives one sequence of corruptions."""
 
-    def __init__(self, records: Sequence[Rendered], seed: int) -> None:
-        """Remember values by path, and characters by class, from up to a few thousand of `records`."""
+    def __init__(self, records: Sequence[Rendered], seed: int, edits: Sequence[Sequence[Edit]] = ()) -> None:
+        """Remember values by path, and characters by class, from up to a few thousand of `records`; and edits, by record called wrong."""
         self.random = Random(seed)
+        self._edits = edits
+        self._edited_share = MOST_EDITED * len(edits) / (len(edits) + HALF_OF_MOST)
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._by_shape: dict[tuple[str, ...], list[Rendered]] = defaultdict(list)
         self._alphabet: dict[str, list[str]] = defaultdict(list)
@@ -39,7 +44,11 @@ class Corrupter:
         self._paths = list(self._by_path)
 
     def corrupt(self, record: Rendered) -> str:
-        """Return the record's text with one to three things wrong; never the text that came in."""
+        """Return the record's text with a learned edit or one to three things wrong; never the text that came in."""
+        if self._edits and self.random.random() < self._edited_share:
+            text_or_none = edited(record, self.random.choice(self.random.choice(self._edits)), self.random)
+            if text_or_none is not None:
+                return text_or_none
         fields = [field for field in record.fields if field.end > field.start]
         rounds = self.random.choices((1, 2, 3), weights=(8, 2, 1))[0]
         text = record.text

@@ -26,7 +26,7 @@ class Labelled(NamedTuple):
     """A record, as the user's content, and what people said of it; margin = score_chosen - score_rejected.
 
     weight: how much it counts in training. doubt: probability that the verdict is a mistake, as far as it is softened.
-    kind: what is wrong with it, as far as somebody has said.
+    kind: what is wrong with it, as far as somebody has said. correction: the content that it should have had, where somebody said that.
     """
 
     content: str
@@ -36,6 +36,7 @@ class Labelled(NamedTuple):
     weight: float = 1.0
     doubt: float = 0.0
     kind: str = ""
+    correction: str = ""
 
     @property
     def margin(self) -> float:
@@ -114,10 +115,11 @@ def is_unseen(text: str) -> bool:
 
 
 def digest_of_data(records: Iterable[Labelled]) -> str:
-    """Return `sha256:` over contents, verdicts and scores, in order."""
+    """Return `sha256:` over contents, verdicts, scores and corrections, in order."""
     total = hashlib.sha256()
     for record in records:
-        total.update(json.dumps(record, ensure_ascii=True).encode())
+        told = record if record.correction else record[:-1]  # as before there were corrections
+        total.update(json.dumps(told, ensure_ascii=True).encode())
     return f"sha256:{total.hexdigest()}"
 
 

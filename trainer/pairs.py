@@ -21,6 +21,7 @@ from stream.schemas import Schemas
 from stream.tail import latest
 from trainer.corrupt import Corrupter
 from trainer.datasets import Labelled
+from trainer.edits import Edit, Wrong
 
 RENDERING: Rendering = "fields@1"
 
@@ -70,12 +71,24 @@ def verdict_pairs(encoded: Encoded, encoder: Encoder) -> list[Pair]:
     return pairs
 
 
-def contrastive_pairs(unlabelled: Sequence[Rendered], encoder: Encoder, count: int, seed: int) -> list[Pair]:
-    """Return `count` pairs: half records that came in, called right, half their corrupted copies, called wrong."""
+def wrong_of(encoded: Encoded) -> list[Wrong]:
+    """Return what people called wrong of labelled records, with its corrections; what is doubted teaches no edit."""
+    both = zip(encoded.shown, encoded.records, strict=True)
+    called_wrong = [(shown, each.correction) for shown, each in both if not each.is_right and not each.doubt]
+    return [Wrong(shown, next(iter(rendered([correction] if correction else [], RENDERING)), None)) for shown, correction in called_wrong]
+
+
+def contrastive_pairs(
+    unlabelled: Sequence[Rendered], encoder: Encoder, count: int, seed: int, edits: Sequence[Sequence[Edit]] = ()
+) -> list[Pair]:
+    """Return `count` pairs: half records that came in, called right, half their corrupted copies, called wrong.
+
+    edits: what may have happened to records that people called wrong, by record.
+    """
     if not unlabelled or count == 0:
         return []
     random = Random(seed)
-    corrupter = Corrupter(unlabelled, seed)
+    corrupter = Corrupter(unlabelled, seed, edits)
     drawn = [random.choice(unlabelled) for _ in range((count + 1) // 2)]
     texts = [record.text for record in drawn] + [corrupter.corrupt(record) for record in drawn]
     pairs = []

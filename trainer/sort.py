@@ -29,8 +29,8 @@ class Sorted(NamedTuple):
 def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     """Part the verdicts: a share by the hash of its text is the hold-out, flat draws are for certificates, the rest is learned from.
 
-    A corrected record is learned from as a right one. What still waits for a second look teaches nothing yet, and neither does
-    a record that reads like a flat draw: a certificate must know nothing of what was learned.
+    A corrected record is learned from as a right one, and what differs as what happens to records. What still waits for a second look
+    teaches nothing yet, and neither does a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
     found = Sorted([], [], [], [], [])
     weights = weights_of(settled)
@@ -50,12 +50,14 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
         if each.is_pending or text in drawn:
             continue
         weight = min(settings.most_weight, weights[each.decision_id])
-        found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6)))
+        corrected = None if each.correction is None else text_of_content(each.correction)
+        teaches = corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share)
+        correction = cast(str, each.correction) if teaches else ""
+        found.learn.append(Labelled(each.content, each.is_right, weight=round(weight, 6), correction=correction))
         found.learn_ids.append(each.decision_id)
         found.reviewers.append(each.reviewer)
-        corrected = None if each.correction is None else text_of_content(each.correction)
-        if corrected is not None and corrected not in drawn and not is_held_out(corrected, settings.held_out_share):
-            found.learn.append(Labelled(cast(str, each.correction), True))
+        if teaches:
+            found.learn.append(Labelled(correction, True))
             found.learn_ids.append(each.decision_id)
             found.reviewers.append(each.reviewer)
     return found

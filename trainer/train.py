@@ -33,8 +33,9 @@ from trainer.calibrate import auroc_of, cold_threshold, fit, right_held_threshol
 from trainer.check import Finding, check
 from trainer.config import TrainSettings
 from trainer.datasets import UNSEEN_SHARE, Labelled, digest_of_data, is_held_out, is_unseen, read_labelled
+from trainer.edits import edits_of
 from trainer.learned import SCORE_TOKENS, Learned, OfStream, d_of, d_with, judged_stream
-from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs
+from trainer.pairs import RENDERING, Encoded, contrastive_pairs, encode_labelled, rendered, text_of_content, verdict_pairs, wrong_of
 from trainer.processes import train
 from trainer.promote import announce
 from trainer.publish import Facts, publish, save
@@ -110,7 +111,10 @@ def learn_from(
     whole = rendered(stream, RENDERING)
     share = max(settings.held_out_share, UNSEEN_SHARE)
     free = [record for record in whole if record.text not in kept and not is_held_out(record.text, share)]
-    contrast = contrastive_pairs(free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed)
+    edits = edits_of(wrong_of(train_set), free, settings.seed)
+    contrast = contrastive_pairs(
+        free, encoder, round(len(train_set.ids) * settings.contrastive_per_verdict), settings.seed, list(edits.values())
+    )
     judged_alike = [pair._replace(weight=1.0) for pair in verdict_pairs(test_set, encoder)]  # whatever they stand for
     fresh = [place for place, shown in enumerate(train_set.shown) if shown.text not in known][:MOST_LEARNED]
     before = _d_before(base, encoder, [train_set.ids[place] for place in fresh])
@@ -118,7 +122,7 @@ def learn_from(
     scorer = scorer_of(trained.model, encoder)
     saved = save(trained.model, base.tokenizer, scorer, work, trained.adapter)
     evidence, by_balance = None, Calibration()
-    weighed = weigh(whole, free, said_of(train_set), settings.seed) if settings.evidence else None
+    weighed = weigh(whole, free, said_of(train_set), settings.seed, edits) if settings.evidence else None
     if weighed is not None:
         # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
         verdicts = None if before is None else heard_in_verdicts(before, fresh, weighed, train_set)
@@ -135,7 +139,7 @@ def learn_from(
     calibration = measured_with = by_balance if is_too_few else fitted
     if is_measured_once and evidence is not None and is_too_few:
         learned_from = said_of(train_set)
-        again = weigh(whole, free, [*learned_from, *said_of(test_set)], settings.seed)
+        again = weigh(whole, free, [*learned_from, *said_of(test_set)], settings.seed, edits)
         if again is not None:
             as_before = again._replace(left_out=again.left_out[: len(learned_from)])
             verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)

@@ -4,12 +4,13 @@ Records that came in stand for right and their corrupted copies for wrong, as in
 one each, and the stream a share of them, whatever its size, so that few of them already move what they know better.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import csr_array, diags_array
+from scipy.sparse import csr_array, diags_array, vstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
@@ -18,9 +19,10 @@ from stream.memory import Memory
 from stream.render import Rendered, reread
 from trainer.choices import CHOICES, ENOUGH, FEW, FEWEST_TO_CHOOSE, Given, as_one, mixed
 from trainer.corrupt import Corrupter
+from trainer.edits import Edit, edited
 from trainer.pairs import Encoded
 
-MOST_RECORDS, COPIES = 2_000, 2
+MOST_RECORDS, COPIES, LIKES = 2_000, 2, 20
 LEAST_SCALE = 0.05
 VALUES_SHARE = 0.6
 """How much of the room of other signs a value by itself has, from ENOUGH verdicts on: few would learn which cities they came from."""
@@ -53,10 +55,17 @@ class Weighed(NamedTuple):
     left_out: np.ndarray
 
 
-def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[Said], seed: int) -> Weighed | None:
+def weigh(
+    stream: Sequence[Rendered],
+    free: Sequence[Rendered],
+    said: Sequence[Said],
+    seed: int,
+    edits: Mapping[str, Sequence[Edit]] = MappingProxyType({}),
+) -> Weighed | None:
     """Remember `stream` and weigh its signs; None where there is too little to remember.
 
-    free: records of the stream that may be drawn as right: no held-out ones, none that people called wrong.
+    free: records of the stream that may be drawn as right: no held-out ones, none that people called wrong. edits: what may have made
+    records wrong that people called so, by the record's text.
     """
     if len(stream) < FEWEST_RECORDS or len(free) < FEWEST_RECORDS:
         return None
@@ -82,7 +91,13 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
     scale_S /= np.array([1.0 if common is None else room[common[1]] for common in map(common_sign, names)])
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
-    given = Given(csr_array(features_NS @ diags_array(1 / scale_S)), is_right, len(drawn), len(copies), people)
+    likes = list(_likes(said, drawn, edits, random))
+    if likes:  # which signs there are, and their scale, is not theirs to say
+        of_likes_LS = vectorizer.transform([signs_of(*memory.look(copy, source)) for _, copy, source in likes])[:, often]
+        features_NS = vstack([features_NS, of_likes_LS])
+        is_right = np.append(is_right, np.zeros(len(likes), dtype=int))
+    liked = [place for place, _, _ in likes]
+    given = Given(csr_array(features_NS @ diags_array(1 / scale_S)), is_right, len(drawn), len(copies), people, liked)
     if len(said) < FEWEST_TO_CHOOSE:
         found = as_one(given, FEW)
     elif len({each.is_right for each in said}) == 1:
@@ -91,3 +106,15 @@ def weigh(stream: Sequence[Rendered], free: Sequence[Rendered], said: Sequence[S
         found = mixed(given, seed)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, found.heard.weights_S / scale_S, strict=True)}
     return Weighed(Evidence(memory, weights, round(found.heard.bias, 6)), found.left_out)
+
+
+def _likes(
+    said: Sequence[Said], drawn: Sequence[Rendered], edits: Mapping[str, Sequence[Edit]], random: Random
+) -> Iterator[tuple[int, Rendered, Rendered]]:
+    """Yield the place of a record that was called wrong, a copy of a drawn record to which the same happened, and that record."""
+    known = [(place, edits[each.record.text]) for place, each in enumerate(said) if not each.is_right and each.record.text in edits]
+    for place, happened in known:
+        for source in random.choices(drawn, k=min(LIKES, MOST_RECORDS // len(known) + 1)):
+            text = edited(source, random.choice(happened), random)
+            if text is not None:
+                yield place, reread(text, source), source

@@ -23,6 +23,7 @@ from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, bounds_of, compare, may_promote
 from trainer.metrics import TrainMetrics
 from trainer.noise import treat
+from trainer.pairs import RENDERING, Encoded, rendered, wrong_of
 from trainer.sort import sort
 from trainer.verdicts import settle, weights_of
 from trainer.watch import Watcher, is_due
@@ -209,6 +210,7 @@ def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
     assert contents == {"record 1": (False, 1.0), "better still": (True, 1.0), "record 4": (False, 2.0)}
     assert all(is_held_out(r.content, 0.2) for r in found.hold_out)
     assert len(found.learn) == len(found.learn_ids)
+    assert {r.content: r.correction for r in found.learn if r.correction} == {"record 1": "better still"}
 
 
 def test_weights_count_the_stream_with_both_lotteries_and_a_queue_that_is_not_done() -> None:
@@ -239,6 +241,26 @@ def test_a_correction_of_a_flat_draw_or_of_what_waits_teaches_nothing() -> None:
     found = sort(settle([flat, waits]), TrainSettings())
     assert found.learn == []
     assert [each.decision_id for each in found.flat] == ["t:0:1"]
+
+
+def test_a_correction_that_reads_like_a_flat_draw_or_a_held_out_record_teaches_nothing() -> None:
+    held_out = next(text for text in (f"record {n}" for n in range(100)) if is_held_out(text, 0.2))
+    drawn = verdict(1, lottery="flat", propensity=0.1, blind=True)
+    a, b, c = [n for n in range(2, 40) if not is_held_out(f"record {n}", 0.2)][:3]
+    said = [drawn, verdict(a, is_right=False, correction=drawn.value), verdict(b, is_right=False, correction=held_out.encode())]
+    found = sort(settle([*said, verdict(c, is_right=False, correction=b"better still")]), TrainSettings())
+    corrections = {record.content: record.correction for record in found.learn}
+    assert corrections == {f"record {a}": "", f"record {b}": "", f"record {c}": "better still", "better still": ""}
+
+
+def test_what_is_doubted_or_right_is_not_called_wrong_and_a_correction_that_cannot_be_read_is_none() -> None:
+    said = [
+        Labelled("a,b", False), Labelled("a,c", False, correction="a,b"), Labelled("a,d", True), Labelled("a,e", False, doubt=0.3),
+        Labelled("a,f", False, correction='{"a":'),
+    ]  # fmt: skip
+    encoded = Encoded([[1]] * len(said), rendered([each.content for each in said], RENDERING), said, list(range(len(said))), 0, 0)
+    found = {each.record.text: None if each.correction is None else each.correction.text for each in wrong_of(encoded)}
+    assert found == {"a,b": None, "a,c": "a,b", "a,f": None}
 
 
 def test_nothing_that_reads_like_a_flat_draw_is_learned_from() -> None:

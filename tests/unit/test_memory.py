@@ -15,10 +15,11 @@ from stream.evidence import FORM, Evidence, common_sign, signs_of
 from stream.memory import Common, Memory, Seen
 from stream.records import Content, Rewards
 from stream.render import Field, Rendered, render, reread
-from stream.values import form
+from stream.values import form, values_of
 from trainer.balance import Heard, balance
 from trainer.choices import CHOICES, ENOUGH, Choice, Given, _shares
 from trainer.corrupt import Corrupter
+from trainer.edits import Edit
 from trainer.weigh import Said, weigh
 
 CITIES = {"北京": "1000", "上海": "2000", "广州": "5100"}
@@ -254,6 +255,30 @@ def test_a_sparse_choice_gives_weight_to_the_one_sign_that_tells() -> None:
     assert abs(sparse.weights_S[7]) > 2 * abs(pooled.weights_S[7]) > 0
     said = sparse.of(given.features_NS[400:])
     assert ((said > 0) == (is_right[400:] == 1)).mean() > 0.9
+
+
+def test_the_likes_of_a_verdict_are_heard_where_it_is_heard() -> None:
+    rng = np.random.default_rng(1)
+    features = csr_array((rng.random((100, 12)) < 0.4).astype(float))
+    is_right = np.array([1] * 40 + [0] * 40 + [1] * 5 + [0] * 5 + [1] * 5 + [0] * 5)
+    given = Given(features, is_right, 40, 40, np.ones(10), [8, 8, 9, 9, 9] * 2)
+    without = Given(features[:90], is_right[:90], 40, 40, np.ones(10))
+    for kept, is_alike in ((np.arange(8), True), (np.array([0, 1, 8]), False)):
+        weights = [each.fit(Choice(0.3), kept).weights_S for each in (given, without)]
+        assert np.allclose(*weights) == is_alike
+    assert given.verdicts.tolist() == [True] * 5 + [False] * 5
+    assert given.judged_NS.shape == (10, 12)
+
+
+def test_what_made_one_record_wrong_is_known_of_others() -> None:
+    records = stream()
+    wrong = [record("北京", "100007", f"name_{number}") for number in range(5)]
+    said = [*(Said(each, True) for each in stream(20, seed=5)), *(Said(each, False) for each in wrong)]
+    edits = {each.text: [Edit("name", "", "_", values_of(each)["name"])] for each in wrong}
+    found = [weigh(records, records, said, 0, each) for each in ({}, edits)]
+    alike, usual = (record("上海", "200011", name) for name in ("na_me4", "name4"))
+    beside = [each.evidence.of(alike) - each.evidence.of(usual) for each in found if each is not None]
+    assert beside[1] < 1.3 * beside[0] < 0, "another record of another place, with the same thing wrong"
 
 
 def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
