@@ -1,7 +1,8 @@
 """Corruptions learned from what people called wrong, beside generic ones alone: whether training on them judges better.
 
 `none` trains without learned edits, `guessed` with those that winnow guesses (trainer/edits.py), `corrected` with those that it finds where
-every record that was called wrong was corrected, too; a number after a colon is the largest share of corrupted copies that have one. Tables
+every record that was called wrong was corrected, too (tables alone); a number after a colon is the largest share of the contrastive pairs'
+wrong halves that have one. Tables
 of `../shared/data/errors` and twins of the demo, verdicts at random, 5 % of those on twins mistaken; AUROC of the text alone and of text
 and evidence together, on a fifth of the table that nobody is asked about, on strangers among the twins, and on twins with kinds of error
 that nobody has met (`later`). The last line is one JSON object, means over the seeds.
@@ -88,6 +89,8 @@ def one(task: Task, ways: Sequence[str], minutes: float, seed: int, place: Path)
     test = [each for each in task.said if is_held_out(text_of_content(each.content), settings.held_out_share)]
     found = {"steps": float(made["steps"]), "wrong": float(sum(not each.is_right for each in learn))}
     for way in ways:
+        if way.startswith(CORRECTED) and not any(each.correction for each in learn):
+            continue
         what, _, share = way.partition(":")
         heard = learn if what == CORRECTED else [each._replace(correction="") for each in learn]
         base = load_base(str(place / "starter"))

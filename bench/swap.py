@@ -237,6 +237,8 @@ def main() -> None:
     parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--refused", type=int, default=5)
     given = parser.parse_args()
+    if given.swaps - given.refused < 2:  # noqa: PLR2004
+        parser.error(f"--swaps {given.swaps} with {given.refused} refused: at least two must be taken up")
     with temporary_broker() as broker, tempfile.TemporaryDirectory() as place:
         topics = TopicSettings()
         make_topics(KafkaSettings(bootstrap_servers=broker.address), topics, 3)

@@ -1,8 +1,9 @@
 """How much the stream counts beside the verdicts: several choices are heard, each as far as left-out verdicts speak for it.
 
-Enters: signs of drawn records, of their corrupted copies and of what people judged. Leaves: what each sign weighs. Most choices pool
-stream and verdicts and give every sign a little; the sparse ones take what the stream alone says as one more sign and give weight to few
-(lasso, Tibshirani 1996), which is how one fault of one column looks. All are linear in the signs, so what is heard of them is, too.
+Enters: signs of drawn records, of their corrupted copies, of what people judged and of copies that this has taught. Leaves: what each
+sign weighs. Most choices pool stream and verdicts and give every sign a little; the sparse ones take what the stream alone says as one more
+sign and give weight to few (lasso, Tibshirani 1996), which is how one fault of one column looks. All are linear in the signs, so what is
+heard of them is, too.
 """
 
 import math
@@ -19,8 +20,8 @@ ENOUGH = 100
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
 STREAM_PRIOR = 0.5
 """By how many nats each next one of CHOICES is less probable, from ENOUGH verdicts on."""
-LIKES_COUNT = 3.0
-"""How much the likes of a verdict count together, times the stream's share: like the other copies they were made of its records."""
+HALF_TAUGHT = 5
+"""Copies that verdicts have taught are as loud as the stream's other ones when many have, and half as loud when so many have."""
 LEAST_SHARE = 0.02  # of a choice that is heard at all
 INTERCEPT_SCALING = 10.0  # so much less is the bias of a sparse choice drawn to 0 than a weight
 LEAST_SPREAD = 1e-9
@@ -67,23 +68,21 @@ class Mixed(NamedTuple):
 
 
 class Given:
-    """Features of drawn records, of their copies, of what people judged and how much each of that counts, then of its likes.
+    """Features of drawn records, of their copies, of what people judged and how much each of that counts, then of taught copies.
 
-    A like of a verdict is a copy of a drawn record with what was wrong in the verdict's; it is heard where the verdict is.
+    A verdict teaches copies: drawn records to which the same happened as to the one that it calls wrong. They are heard where it is.
     """
 
     def __init__(
-        self, features_NS: csr_array, is_right: np.ndarray, drawn: int, copies: int, people: np.ndarray, likes: Sequence[int] = ()
+        self, features_NS: csr_array, is_right: np.ndarray, drawn: int, copies: int, people: np.ndarray, taught_by: Sequence[int] = ()
     ) -> None:
-        """Take scaled signs and what is known of each record, in that order; `likes`: of which verdict each of them is one."""
+        """Take scaled signs and what is known of each record, in that order; `taught_by`: the verdict that taught each of the last."""
         self.features_NS = features_NS
         self.is_right = is_right
         self.drawn = drawn
         self.copies = copies
         self.people = people
-        self.likes = np.array(likes, dtype=int)
-        counts = np.bincount(self.likes, minlength=len(people))
-        self._weight_of_likes = LIKES_COUNT * people[self.likes] / counts[self.likes]
+        self.taught_by = np.array(taught_by, dtype=int)
 
     @property
     def first(self) -> int:
@@ -108,15 +107,24 @@ class Given:
 
     def fit(self, choice: Choice, kept: np.ndarray) -> Linear:
         """Fit on the stream and on the verdicts `kept`."""
-        likes = np.flatnonzero(np.isin(self.likes, kept))
-        rows = np.concatenate([np.arange(self.first), self.first + kept, self.first + len(self.people) + likes])
+        taught = np.flatnonzero(np.isin(self.taught_by, kept))
+        rows = np.concatenate([np.arange(self.first), self.first + kept, self.first + len(self.people) + taught])
         stream_weight = choice.stream_share * max(1, len(kept))
         of_stream = [np.full(count, stream_weight / count) for count in (self.drawn, self.copies)]
-        weight = np.concatenate([*of_stream, self.people[kept], choice.stream_share * self._weight_of_likes[likes]])
+        weight = np.concatenate([*of_stream, self.people[kept], stream_weight * self._shares_of(taught)])
         if choice.is_sparse:
             return self._sparse(choice.softness, rows, weight)
         model = LogisticRegression(C=choice.softness, max_iter=2_000).fit(self.features_NS[rows], self.is_right[rows], sample_weight=weight)
         return Linear(model.coef_[0], float(model.intercept_[0]))
+
+    def _shares_of(self, taught: np.ndarray) -> np.ndarray:
+        """Return how much each taught copy counts, beside 1 for all of the stream's: each verdict's together as the verdict does."""
+        by, share = self.taught_by[taught], np.zeros(len(taught))
+        if len(taught):
+            share = self.people[by] / np.bincount(by)[by]
+            verdicts = len(np.unique(by))
+            share *= verdicts / (verdicts + HALF_TAUGHT) / share.sum()
+        return share
 
     def _sparse(self, softness: float, rows: np.ndarray, weight: np.ndarray) -> Linear:
         """Fit few signs beside what the stream alone says, which is one more feature."""

@@ -102,7 +102,7 @@ def _seen(counted: Counter[str]) -> _Seen:
 
 
 def _differences(right: Mapping[str, str], wrong: Mapping[str, str], seen: Mapping[str, _Seen]) -> list[Edit]:
-    if list(right) != list(wrong):
+    if right.keys() != wrong.keys():
         return []
     changed = [path for path in right if right[path] != wrong[path]]
     if len(changed) > MOST_CORRECTED:
@@ -131,20 +131,27 @@ def _guessed(values: Mapping[str, str], seen: Mapping[str, _Seen]) -> Edit | Non
 
 
 def _edit(path: str, right: str, wrong: str, seen: _Seen) -> Edit | None:
-    """Return the first difference between two values; None where it is digits for digits in a usual form, as good as others."""
+    """Return the first difference between two values that is not digits for digits, which are as good as others.
+
+    Where there is no other one, that, if the value's form is odd: there are too many of them, or too few. Else None.
+    """
     codes = SequenceMatcher(None, right, wrong, autojunk=False).get_opcodes()
-    _, a, b, c, d = next(code for code in codes if code[0] != "equal")
-    is_digits = (right[a:b] + wrong[c:d]).isdecimal()
-    return None if is_digits and not seen.has_odd_form(wrong) else Edit(path, right[a:b], wrong[c:d], wrong)
+    found = [Edit(path, right[a:b], wrong[c:d], wrong) for name, a, b, c, d in codes if name != "equal"]
+    telling = [edit for edit in found if not (edit.old + edit.new).isdecimal()]
+    return telling[0] if telling else found[0] if seen.has_odd_form(wrong) else None
 
 
 def edited(record: Rendered, edit: Edit, random: Random) -> str | None:
-    """Return a record's text with an edit made in it, mostly in the field where it was found; None where it changes nothing."""
+    """Return a record's text with an edit made in it, mostly in the field where it was found, else in one that has what it replaces.
+
+    None where it changes nothing.
+    """
     fields = [field for field in record.fields if field.end > field.start]
-    if not fields:
-        return None
     same = [field for field in fields if field.path == edit.path]
-    field = random.choice(same) if same and random.random() < _SAME_PATH else random.choice(fields)
+    others = [field for field in fields if edit.old and edit.old in record.text[field.start : field.end] and field.path != edit.path]
+    if not same and not others:
+        return None
+    field = random.choice(same if same and (not others or random.random() < _SAME_PATH) else others)
     value = _changed(record.text[field.start : field.end], field, edit, random)
     text = record.text[: field.start] + value + record.text[field.end :]
     return None if text == record.text else text
@@ -156,6 +163,8 @@ def _changed(value: str, field: Field, edit: Edit, random: Random) -> str:
     places = [place for place in range(len(value)) if value.startswith(edit.old, place)] if edit.old else []
     if places:
         place = random.choice(places)
+    elif edit.new.isdecimal():  # one digit is as good as another
+        return value
     elif edit.new and edit.wrong_value.endswith(edit.new):
         place = len(value)
     else:

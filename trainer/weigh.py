@@ -1,7 +1,8 @@
 """Memory, stream and verdicts -> Evidence: what each sign of the memory weighs, by logistic regression.
 
 Records that came in stand for right and their corrupted copies for wrong, as in the contrastive pairs; verdicts count
-one each, and the stream a share of them, whatever its size, so that few of them already move what they know better.
+one each, and the stream a share of them, whatever its size, so that few of them already move what they know better. What a verdict says
+has happened to its record is made to happen to others, which count with the copies.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from trainer.corrupt import Corrupter
 from trainer.edits import Edit, edited
 from trainer.pairs import Encoded
 
-MOST_RECORDS, COPIES, LIKES = 2_000, 2, 20
+MOST_RECORDS, COPIES, TAUGHT = 2_000, 2, 20
 LEAST_SCALE = 0.05
 VALUES_SHARE = 0.6
 """How much of the room of other signs a value by itself has, from ENOUGH verdicts on: few would learn which cities they came from."""
@@ -91,13 +92,13 @@ def weigh(
     scale_S /= np.array([1.0 if common is None else room[common[1]] for common in map(common_sign, names)])
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
-    likes = list(_likes(said, drawn, edits, random))
-    if likes:  # which signs there are, and their scale, is not theirs to say
-        of_likes_LS = vectorizer.transform([signs_of(*memory.look(copy, source)) for _, copy, source in likes])[:, often]
-        features_NS = vstack([features_NS, of_likes_LS])
-        is_right = np.append(is_right, np.zeros(len(likes), dtype=int))
-    liked = [place for place, _, _ in likes]
-    given = Given(csr_array(features_NS @ diags_array(1 / scale_S)), is_right, len(drawn), len(copies), people, liked)
+    taught = list(_taught(said, drawn, edits, random))
+    if taught:  # which signs there are, and their scale, is not theirs to say
+        of_taught_TS = vectorizer.transform([signs_of(*memory.look(copy, source)) for _, copy, source in taught])[:, often]
+        features_NS = vstack([features_NS, of_taught_TS])
+        is_right = np.append(is_right, np.zeros(len(taught), dtype=int))
+    taught_by = [place for place, _, _ in taught]
+    given = Given(csr_array(features_NS @ diags_array(1 / scale_S)), is_right, len(drawn), len(copies), people, taught_by)
     if len(said) < FEWEST_TO_CHOOSE:
         found = as_one(given, FEW)
     elif len({each.is_right for each in said}) == 1:
@@ -108,13 +109,13 @@ def weigh(
     return Weighed(Evidence(memory, weights, round(found.heard.bias, 6)), found.left_out)
 
 
-def _likes(
+def _taught(
     said: Sequence[Said], drawn: Sequence[Rendered], edits: Mapping[str, Sequence[Edit]], random: Random
 ) -> Iterator[tuple[int, Rendered, Rendered]]:
     """Yield the place of a record that was called wrong, a copy of a drawn record to which the same happened, and that record."""
     known = [(place, edits[each.record.text]) for place, each in enumerate(said) if not each.is_right and each.record.text in edits]
     for place, happened in known:
-        for source in random.choices(drawn, k=min(LIKES, MOST_RECORDS // len(known) + 1)):
+        for source in random.choices(drawn, k=min(TAUGHT, MOST_RECORDS // len(known) + 1)):
             text = edited(source, random.choice(happened), random)
             if text is not None:
                 yield place, reread(text, source), source

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +34,7 @@ from stream.rules import Rules
 from stream.score import reference_rewards
 from stream.score_file import judge_values
 from tests.conftest import WORDS
+from trainer import train as training
 from trainer.bases import encoder_of, load_base
 from trainer.calibrate import cold_threshold, fit, right_held_threshold
 from trainer.config import TrainSettings
@@ -39,7 +42,7 @@ from trainer.data import convert
 from trainer.datasets import Labelled, write_labelled
 from trainer.joint import changed_range
 from trainer.one_pass import OnePassRewardTrainer, PairCollator
-from trainer.pairs import RENDERING, encode_labelled, verdict_pairs
+from trainer.pairs import RENDERING, encode_labelled, text_of_content, verdict_pairs
 from trainer.publish import Facts, publish, save
 from trainer.reward import train_reward
 from trainer.starter import Plan, Shape, save_starter, train_starter
@@ -105,6 +108,30 @@ def test_held_out_verdicts_are_weighed_only_where_nothing_is_compared_on_them_la
     assert np.array_equal(found[False].judged(found[False].test_set).d, found[False].d_test), (
         "a version of a cycle is the one that was measured"
     )
+
+
+def test_what_happened_to_a_record_called_wrong_reaches_pairs_and_evidence(
+    tables: Any, starter_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = [twin for twin in take(200, 9, unreadable_share=0.0) if not twin.truth.is_wrong and not twin.value.startswith(b"{")]
+    right = [twin.value.decode() for twin in twins[:40]]
+    wrong = [Labelled(f"{content}☃", False, correction=content) for content in right[:10]]
+    told = dict[str, Any]()
+    for name in ("contrastive_pairs", "weigh"):
+        monkeypatch.setattr(f"trainer.train.{name}", partial(_told, told, name, getattr(training, name)))
+    base, settings = load_base(str(starter_directory)), TrainSettings(epochs=0.2)
+    encoder = encoder_of(base, WORDS, settings.max_length)
+    said = [*wrong[:9], *(Labelled(content, True) for content in right[10:]), wrong[9]._replace(doubt=0.3)]
+    learn_from(base, encoder, said, [wrong[9]], unlabelled_of(base, None, tables), settings, tmp_path)
+    edits = told["weigh"][4]
+    assert set(edits) == {text_of_content(each.content) for each in wrong[:9]}, "what is doubted teaches nothing"
+    assert {(edit.old, edit.new) for each in edits.values() for edit in each} == {("", "☃")}
+    assert told["contrastive_pairs"][4] == list(edits.values())
+
+
+def _told(told: dict[str, Any], name: str, really: Callable[..., Any], *given: Any) -> Any:
+    told[name] = given
+    return really(*given)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

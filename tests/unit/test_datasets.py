@@ -1,5 +1,6 @@
 """Data sets in every form of the mission, each convertible to the others, and refusals with the place."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -93,3 +94,7 @@ def test_the_hold_out_is_a_fifth_and_never_moves() -> None:
 def test_the_digest_sees_every_change() -> None:
     assert digest_of_data(RECORDS) == digest_of_data(list(RECORDS))
     assert digest_of_data(RECORDS) != digest_of_data([RECORDS[0], RECORDS[1]._replace(is_right=True)])
+    corrected = [RECORDS[0], RECORDS[1]._replace(correction="better")]
+    assert digest_of_data(RECORDS) != digest_of_data(corrected) != digest_of_data([RECORDS[0], corrected[1]._replace(correction="best")])
+    as_before = hashlib.sha256(b'["x", true, 1.0, 0.0, 1.0, 0.0, ""]').hexdigest()
+    assert digest_of_data([Labelled("x", True)]) == f"sha256:{as_before}", "what was published before corrections were learned from"

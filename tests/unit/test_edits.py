@@ -1,18 +1,22 @@
 """Edits: what a correction says happened, what is guessed without one, and that corrupted copies have it."""
 
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from random import Random
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stream.encode import Encoder
 from stream.records import Content
 from stream.render import Rendered, render
 from stream.values import values_of
 from trainer import edits as of_edits
 from trainer.corrupt import Corrupter
 from trainer.edits import LONGEST, MOST_GUESSED, Edit, Wrong, edited, edits_of
+from trainer.pairs import contrastive_pairs
 
 CITIES = ("birmingham", "dothan", "opp", "sheffield")
 
@@ -45,6 +49,8 @@ def test_without_a_correction_the_odd_value_is_held_against_the_usual_one_most_l
 
 def test_a_form_that_few_have_is_odd_where_values_do_not_repeat() -> None:
     assert of_one(record("opp", 3, "2024_0007")) == [Edit("code", "-", "_", "2024_0007")]
+    [edit] = of_one(record("opp", 3, "2021-0007kg"))
+    assert edit.new.endswith("kg"), "not that a year is another"
 
 
 def test_what_is_like_nothing_or_as_usual_teaches_no_edit() -> None:
@@ -88,13 +94,18 @@ def test_a_long_value_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(compared) <= LONGEST
 
 
-def test_an_edit_is_made_where_it_was_seen_and_elsewhere() -> None:
-    edit, random = Edit("city", "i", "x", "bxrmingham"), Random(0)
-    found = {copy for copy in (edited(STREAM[3], edit, random) for _ in range(200)) if copy is not None}
-    assert STREAM[3].text not in found
-    cities = {copy.split("\n")[0] for copy in found}
-    assert cities == {"city: sheffxeld", "city: bxrmingham", "city: sheffield"}
-    assert any("x" in copy.split("\n")[1] for copy in found), "another field can have it, too"
+def test_an_edit_is_made_where_it_was_seen_and_where_what_it_replaces_is() -> None:
+    edit, random = Edit("code", "0", "O", "2O24-0003"), Random(0)
+    found = {copy for copy in (edited(record("opp", 7), edit, random) for _ in range(300)) if copy is not None}
+    codes = {"2O24-0007", "2024-O007", "2024-0O07", "2024-00O7", "2O24-0003"}
+    whole = record("opp", 7).text
+    assert found == {whole.replace("2024-0007", code) for code in codes} | {whole.replace("100", each) for each in ("1O0", "10O")}
+
+
+def test_no_digit_is_put_beside_others_where_it_replaces_nothing() -> None:
+    edit = Edit("code", "", "7", "2024-00077")
+    copies = [edited(record("opp", 7), edit, Random(seed)) for seed in range(100)]
+    assert {copy for copy in copies if copy is not None} == {record("opp", 7, "2024-00077").text}, "the whole value alone"
 
 
 def test_most_copies_have_an_edit_when_many_are_known_and_some_still_have_none() -> None:
@@ -104,21 +115,44 @@ def test_most_copies_have_an_edit_when_many_are_known_and_some_still_have_none()
     assert 0.5 < sum(has_edit) / len(copies) < 0.85
     few = [Corrupter(STREAM, seed, [edits[0] * 45]).corrupt(STREAM[0]) for seed in range(300)]
     assert sum("x" in copy for copy in few) < sum(has_edit) / 2, "one record, however much of it was corrected, is one"
-    assert Corrupter(STREAM, 1).corrupt(STREAM[0]) == Corrupter(STREAM, 1, []).corrupt(STREAM[0])
+
+
+def test_wrong_halves_of_contrastive_pairs_have_what_happened() -> None:
+    class Characters:
+        """Reads a character as its number."""
+
+        def encode(self, texts: Sequence[str]) -> list[list[int]]:
+            return [[ord(each) for each in text] for text in texts]
+
+        def chats(self, ids: list[int]) -> tuple[list[int], list[int]]:
+            return [*ids, 1], [*ids, 0]
+
+    edits = [[Edit("city", "i", "☃", "b☃rmingham")]] * 45
+    stream = [each for each in STREAM if "i" in each.text.split("\n")[0]]
+    pairs = contrastive_pairs(stream, cast(Encoder, Characters()), 400, 0, edits)
+    wrong = [pair for pair in pairs if pair.chosen_ids[-1] == 0]
+    assert len(wrong) == 200
+    assert 100 < sum(ord("☃") in pair.chosen_ids for pair in wrong) < 160
+    assert not any(ord("☃") in pair.chosen_ids for pair in pairs if pair.chosen_ids[-1] == 1)
 
 
 texts = st.text(max_size=8)
-contents = st.one_of(
-    st.dictionaries(texts, texts, max_size=4).map(lambda data: Content(is_json=True, data=data)),
-    st.text(max_size=30).map(lambda data: Content(is_json=False, data=data)),
+changes = st.one_of(
+    st.dictionaries(texts, st.tuples(texts, texts), max_size=4).map(
+        lambda both: [Content(True, {k: v[n] for k, v in both.items()}) for n in (0, 1)]
+    ),
+    st.tuples(st.text(max_size=30), st.text(max_size=30)).map(lambda both: [Content(False, each) for each in both]),
 )
 
 
-@given(contents, contents, texts, texts, st.integers(0, 99))
-def test_any_edit_can_be_made_in_any_record(right: Content, wrong: Content, old: str, new: str, seed: int) -> None:
-    before, after, random = render(right), render(wrong), Random(seed)
-    found = edits_of([Wrong(after, before), Wrong(before, after)], [before] * 3, 0) | edits_of([Wrong(after)], [before] * 9, 0)
+@given(changes, texts, texts, st.integers(0, 99))
+def test_any_edit_changes_one_field_of_any_record(change: list[Content], old: str, new: str, seed: int) -> None:
+    before, after = map(render, change)
+    found = edits_of([Wrong(after, before)], [before] * 3, 0) | edits_of([Wrong(after)], [before] * 9, 0)
     known = [edit for each in found.values() for edit in each]
     assert all(edit.old != edit.new and edit.wrong_value for edit in known)
     for edit in [*known, *(Edit(field.path, old, new, old + new) for field in before.fields)]:
-        assert edited(before, edit, random) != before.text
+        copy = edited(before, edit, Random(seed))
+        assert copy is None or any(
+            copy.startswith(before.text[: field.start]) and copy.endswith(before.text[field.end :]) for field in before.fields
+        )

@@ -257,15 +257,20 @@ def test_a_sparse_choice_gives_weight_to_the_one_sign_that_tells() -> None:
     assert ((said > 0) == (is_right[400:] == 1)).mean() > 0.9
 
 
-def test_the_likes_of_a_verdict_are_heard_where_it_is_heard() -> None:
+def test_what_a_verdict_has_taught_is_heard_where_it_is_and_as_loud_however_often_it_is_copied() -> None:
     rng = np.random.default_rng(1)
     features = csr_array((rng.random((100, 12)) < 0.4).astype(float))
-    is_right = np.array([1] * 40 + [0] * 40 + [1] * 5 + [0] * 5 + [1] * 5 + [0] * 5)
-    given = Given(features, is_right, 40, 40, np.ones(10), [8, 8, 9, 9, 9] * 2)
-    without = Given(features[:90], is_right[:90], 40, 40, np.ones(10))
-    for kept, is_alike in ((np.arange(8), True), (np.array([0, 1, 8]), False)):
-        weights = [each.fit(Choice(0.3), kept).weights_S for each in (given, without)]
-        assert np.allclose(*weights) == is_alike
+    is_right = np.array([1] * 40 + [0] * 40 + [1] * 5 + [0] * 5 + [0] * 10)
+    taught_by = [8] * 4 + [9] * 6
+    given, without = Given(features, is_right, 40, 40, np.ones(10), taught_by), Given(features[:90], is_right[:90], 40, 40, np.ones(10))
+    thrice = np.concatenate([np.arange(90), np.tile(np.arange(90, 94), 3), np.arange(94, 100)])
+    copied = Given(features[thrice], is_right[np.minimum(thrice, 99)], 40, 40, np.ones(10), [8] * 12 + [9] * 6)
+    for kept, is_alike in ((np.arange(8), True), (np.array([0, 1, 8]), False), (np.arange(10), False)):
+        weights = given.fit(Choice(0.3), kept).weights_S
+        assert np.allclose(weights, without.fit(Choice(0.3), kept).weights_S) == is_alike
+        assert np.allclose(weights, copied.fit(Choice(0.3), kept).weights_S, atol=1e-4)
+    assert given._shares_of(np.arange(10)).tolist() == pytest.approx([2 / 7 / 8] * 4 + [2 / 7 / 12] * 6), "two verdicts, alike"
+    assert given._shares_of(np.arange(4)).sum() == pytest.approx(1 / 6)
     assert given.verdicts.tolist() == [True] * 5 + [False] * 5
     assert given.judged_NS.shape == (10, 12)
 
