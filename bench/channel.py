@@ -2,10 +2,9 @@
 
 `none` trains without learned edits, `guessed` with those that winnow guesses (trainer/edits.py), `corrected` with those that it finds where
 every record that was called wrong was corrected, too (tables alone); a number after a colon is the largest share of the contrastive pairs'
-wrong halves that have one. Tables
-of `../shared/data/errors` and twins of the demo, verdicts at random, 5 % of those on twins mistaken; AUROC of the text alone and of text
-and evidence together, on a fifth of the table that nobody is asked about, on strangers among the twins, and on twins with kinds of error
-that nobody has met (`later`). The last line is one JSON object, means over the seeds.
+wrong halves that have one. Tables of `../shared/data/errors` and twins of the demo, verdicts at random, 5 % of those on twins mistaken;
+AUROC of the text alone and of text and evidence together, on a fifth of the table that nobody is asked about, on strangers among the twins,
+and on twins with kinds of error that nobody has met (`later`). The last line is one JSON object, means over the seeds.
 """
 
 import argparse

@@ -90,14 +90,19 @@ class Given:
         return self.drawn + self.copies
 
     @property
+    def last(self) -> int:
+        """The place behind the last record that people judged, where taught copies begin."""
+        return self.first + len(self.people)
+
+    @property
     def judged_NS(self) -> csr_array:
         """Features of what people judged."""
-        return self.features_NS[self.first : self.first + len(self.people)]
+        return self.features_NS[self.first : self.last]
 
     @property
     def verdicts(self) -> np.ndarray:
         """Whether people called each right."""
-        found: np.ndarray = self.is_right[self.first : self.first + len(self.people)] == 1
+        found: np.ndarray = self.is_right[self.first : self.last] == 1
         return found
 
     @cached_property
@@ -108,7 +113,7 @@ class Given:
     def fit(self, choice: Choice, kept: np.ndarray) -> Linear:
         """Fit on the stream and on the verdicts `kept`."""
         taught = np.flatnonzero(np.isin(self.taught_by, kept))
-        rows = np.concatenate([np.arange(self.first), self.first + kept, self.first + len(self.people) + taught])
+        rows = np.concatenate([np.arange(self.first), self.first + kept, self.last + taught])
         stream_weight = choice.stream_share * max(1, len(kept))
         of_stream = [np.full(count, stream_weight / count) for count in (self.drawn, self.copies)]
         weight = np.concatenate([*of_stream, self.people[kept], stream_weight * self._shares_of(taught)])
