@@ -28,6 +28,7 @@ from stream.rules import Rules
 from stream.schemas import Schemas
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
+from trainer.careless import Looks, counted
 from trainer.certify import Certificate, Refused, certify, drawn_alike
 from trainer.check import Finding
 from trainer.config import TrainSettings
@@ -94,7 +95,7 @@ def run_cycle(
         threshold = _threshold(certificate, wanted)
         judged = Judged(learned.d_test, p_of(learned.d_test, learned.calibration), threshold.p_chosen)
         before = _judged_by(champion, learned.test_set.records, stream, rules) if champion is not None else None
-        comparison = _compared(judged, before.judged, learned, len(sorted_.hold_out), settings) if before is not None else None
+        comparison = _compared(judged, before.judged, learned, sorted_.looks, settings) if before is not None else None
         step("trained")
         decision = _decided(champion, comparison)
         found = Found(sorted_, findings, doubted, snapshot, certificate, comparison, decision)
@@ -183,11 +184,16 @@ def _threshold(certificate: Certificate | Refused, wanted: Threshold) -> Thresho
     )
 
 
-def _compared(judged: Judged, before: Judged, learned: Learned, hold_out: int, settings: TrainSettings) -> Comparison | None:
-    """Compare on the hold-out alone: a champion chosen by the flat draws would take their independence from the next certificate."""
-    kept = np.array([place < hold_out for place in learned.test_set.places], dtype=bool)
+def _compared(judged: Judged, before: Judged, learned: Learned, looks: Sequence[Looks], settings: TrainSettings) -> Comparison | None:
+    """Compare on the hold-out alone: a champion chosen by the flat draws would take their independence from the next certificate.
+
+    looks: how people came to the verdicts of the hold-out, which comes first among the records that were judged.
+    """
+    kept = np.array([place < len(looks) for place in learned.test_set.places], dtype=bool)
     mine, its = (Judged(each.d[kept], each.p_chosen[kept], each.threshold) for each in (judged, before))
-    return compare(mine, its, learned.test_is_right[kept], learned.test_weight[kept], settings.seed)
+    its_looks = [looks[place] for place in learned.test_set.places if place < len(looks)]
+    is_right, weight = learned.test_is_right[kept], learned.test_weight[kept]
+    return compare(mine, its, is_right, counted(weight, is_right, its_looks, [mine.d, its.d]), settings.seed)
 
 
 def _decided(champion: Version | None, comparison: Comparison | None) -> dict[str, Any]:

@@ -55,8 +55,11 @@ def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: n
     """Compare both models on the same records; None where there are too few of a kind.
 
     weight: how many records of the stream each one stands for (1/propensity), so that what a champion has held, and is
-    therefore judged by for certain, does not speak for it alone.
+    therefore judged by for certain, does not speak for it alone; less where people may have been careless, 0 leaves a record out.
     """
+    counts = weight > 0
+    candidate, champion = (Judged(each.d[counts], each.p_chosen[counts], each.threshold) for each in (candidate, champion))
+    is_right, weight = is_right[counts], weight[counts]
     if min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_A_CLASS:
         return None
     random = np.random.default_rng(seed)
@@ -87,7 +90,9 @@ def bounds_of(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def may_promote(comparison: Comparison | None) -> Promotion:
     """Return whether the candidate is not worse: the lower 95 % bound of ΔAUROC above -0.005, recall not lower beyond noise."""
     if comparison is None:
-        return Promotion(False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records, so the two cannot be compared")
+        return Promotion(
+            False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records that count, so the two cannot be compared"
+        )
     said = f"AUROC {comparison.auroc:.4f}, champion {comparison.auroc_champion:.4f}, difference at least {comparison.auroc_low:+.4f}"
     if comparison.auroc_low <= -WORSE_AUROC:
         return Promotion(False, f"it may be worse: {said}, the limit is -{WORSE_AUROC}")

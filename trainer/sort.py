@@ -6,6 +6,7 @@ Enters: one answer a decision. Leaves: labelled records with the weight that eac
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+from trainer.careless import Looks, looks_of
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, is_held_out
 from trainer.pairs import text_of_content
@@ -15,14 +16,15 @@ from trainer.verdicts import Settled, weights_of
 class Sorted(NamedTuple):
     """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
 
-    A held-out record's weight is the number of records of the stream that it stands for. reviewers: who answered each of those
-    to learn from.
+    A held-out record's weight is the number of records of the stream that it stands for; looks: how people came to its verdict.
+    reviewers: who answered each of those to learn from.
     """
 
     learn: list[Labelled]
     learn_ids: list[str]
     reviewers: list[str]
     hold_out: list[Labelled]
+    looks: list[Looks]
     flat: list[Settled]
 
 
@@ -32,8 +34,8 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     A corrected record is learned from as a right one, and what differs as what happens to records. What still waits for a second look
     teaches nothing yet, and neither does a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
-    found = Sorted([], [], [], [], [])
-    weights = weights_of(settled)
+    found = Sorted([], [], [], [], [], [])
+    weights, looks = weights_of(settled), looks_of(settled)
     texts = [text_of_content(each.content) for each in settled]
     drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
     for each, text in zip(settled, texts, strict=True):
@@ -43,6 +45,7 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
                 found.hold_out.append(
                     Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6), kind=each.kind)
                 )
+                found.looks.append(looks[each.decision_id])
             continue
         if each.is_flat:
             found.flat.append(each)

@@ -31,8 +31,9 @@ class Snapshot(NamedTuple):
 class Settled(NamedTuple):
     """What people have come to say of one decision; `correction` is a right record that takes its place.
 
-    distance: how far its logit was from the threshold's, in nats; None where no model was asked, as for what a rule holds.
-    kind: what people called the error, else the field they named, else the gate's reason. reviewer: whose answer it is.
+    answers: what each person says of it, in the order in which they came to it. distance: how far its logit was from the threshold's, in
+    nats; None where no model was asked, as for what a rule holds. kind: what people called the error, else the field they named, else the
+    gate's reason. reviewer: whose answer it is.
     """
 
     decision_id: str
@@ -41,10 +42,9 @@ class Settled(NamedTuple):
     source: str
     lottery: str | None
     propensity: float
-    reviewers: int
+    answers: tuple[bool, ...]
     time_ms: int
     correction: str | None
-    is_disputed: bool = False
     distance: float | None = None
     kind: str = ""
     reviewer: str = ""
@@ -55,10 +55,24 @@ class Settled(NamedTuple):
         return self.lottery == Lottery.FLAT and self.propensity > 0
 
     @property
+    def is_drawn(self) -> bool:
+        """Whether a lottery's draw is blind, so that a wrong counts only when two have seen it."""
+        return self.source == "audit" or self.is_flat
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether two people disagree, and nobody else has answered yet."""
+        return len(self.answers) == 2 and self.was_disputed  # noqa: PLR2004
+
+    @property
+    def was_disputed(self) -> bool:
+        """Whether people disagree, whatever came of it."""
+        return len(set(self.answers)) > 1
+
+    @property
     def is_pending(self) -> bool:
         """Whether it still needs another look: two people disagree, or one alone has called an audit or a flat draw wrong."""
-        is_drawn = self.source == "audit" or self.is_flat
-        return self.is_disputed or (is_drawn and not self.is_right and self.reviewers < 2)  # noqa: PLR2004
+        return self.is_disputed or (self.is_drawn and not self.is_right and len(self.answers) < 2)  # noqa: PLR2004
 
     @property
     def counts_as_wrong(self) -> bool:
@@ -120,7 +134,6 @@ def settle(verdicts: Sequence[Verdict]) -> list[Settled]:
 def _settled(events: list[Verdict]) -> Settled:
     last = events[-1]
     latest = {event.reviewer: event.is_right for event in events}
-    is_disputed = len(latest) == 2 and len(set(latest.values())) == 2  # noqa: PLR2004
     return Settled(
         last.decision_id,
         last.value.decode("utf-8", "replace"),
@@ -128,10 +141,9 @@ def _settled(events: list[Verdict]) -> Settled:
         last.source,
         last.lottery,
         last.propensity,
-        len({event.reviewer for event in events}),
+        tuple(latest.values()),
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
-        is_disputed,
         None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
         last.kind or last.field or last.reason,
         last.reviewer,

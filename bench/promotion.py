@@ -1,0 +1,201 @@
+"""How often a better model is promoted, and how often a worse one: the demo's lotteries and people drawn again and again.
+
+For each seed a starter, a round of verdicts as the gate's lotteries and people with mistakes give them, and a model trained on these. Both
+judge many other records whose truth is known; from these, hold-outs and people are drawn anew, and the rule of a cycle decides: on what
+people say as it is, with careless answers taken off, and on the truth. Candidates: `learned`, the model itself; `better` by 0.012 and
+`worse` by 0.005 AUROC, which is the limit, by noise on it; `noisy`, the champion made worse by 0.005; `forgets`, the model, some kinds of
+error forgotten, until it is worse by 0.005. The last line is one JSON object: the share promoted, by candidate and way.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.changed import changed
+from bench.machine import keep
+from bench.noise import labelled
+from bench.starters import readable, starter_in, tables_in
+from demo.round import MISTAKEN_SHARE
+from demo.run import RULES
+from demo.summary import Scored, score
+from model_registry.manifest import Calibration
+from stream.config import GateSettings
+from stream.decide import Lotteries, logit
+from stream.records import Decision, Route
+from trainer.bases import encoder_of, load_base
+from trainer.calibrate import auroc_of, p_of
+from trainer.careless import counted, looks_of
+from trainer.config import TrainSettings
+from trainer.evaluate import Judged, compare, may_promote
+from trainer.learned import d_with
+from trainer.pairs import RENDERING, encode_labelled
+from trainer.sort import sort
+from trainer.train import learn_from, train_and_publish, words_of, workplace
+from trainer.unlabelled import unlabelled_of
+from trainer.verdicts import Settled, weights_of
+
+STREAM, HELD_OUT, RIGHT_HELD = 5_000, 2_500, 0.05
+LOTTERIES = Lotteries(b"", 0.1, 0.4, 4.0)  # the demo's
+LIMIT, CLEARLY = 0.005, 0.012
+RESAMPLES = 200
+WAYS = ("as people say", "careless taken off", "truth")
+
+
+class Known(NamedTuple):
+    """Records whose truth is known: what they say, which are wrong and of what kind, and the champion's p_chosen and threshold."""
+
+    values: list[str]
+    is_wrong: np.ndarray
+    kinds: np.ndarray
+    p_chosen: np.ndarray
+    threshold: float
+
+
+def answered(known: Known, places: np.ndarray, random: np.random.Generator) -> list[Settled]:
+    """Return what people say of those records that are held or drawn; a wrong on a draw is looked at twice, a dispute by a third."""
+    p, threshold = known.p_chosen[places], known.threshold
+    decisions = [Decision(Route.CLEAN, "model", p_chosen=float(each)) for each in p]
+    draws = LOTTERIES.draws([f"{random.integers(1 << 62)}" for _ in places], decisions, threshold)
+    found = []
+    for place, each, draw in zip(places, p, draws, strict=True):
+        is_held = each < threshold
+        if draw is None and not is_held:
+            continue
+        said = [bool(known.is_wrong[place]) == is_mistaken for is_mistaken in random.random(3) < MISTAKEN_SHARE]
+        is_drawn = not is_held or (draw is not None and draw.lottery == "flat")
+        answers = said[:1] if said[0] or not is_drawn else said[:2] if not said[1] else said
+        found.append(
+            Settled(
+                str(place), known.values[place], answers[-1], "quarantine" if is_held else "audit", None if draw is None else draw.lottery,
+                0.0 if draw is None else draw.propensity, tuple(answers), 0, None, abs(logit(float(each)) - logit(threshold)),
+            )
+        )  # fmt: skip
+    return found
+
+
+def known_of(scored: Scored, values: list[str], threshold: float) -> Known:
+    """Return what is known of readable records."""
+    return Known(
+        values,
+        np.array([truth.is_wrong for truth in scored.truths]),
+        np.array([truth.kind for truth in scored.truths]),
+        np.array(scored.p_chosen, dtype=float),
+        threshold,
+    )
+
+
+def pair(seed: int, steps: int, population: int, place: Path) -> tuple[Known, np.ndarray, np.ndarray]:
+    """Make a starter, let people answer, train; return many other records, and d of the starter and of the model on them."""
+    settings = TrainSettings(contrastive_per_verdict=1.0, epochs=2.5, held_out_share=0.5, seed=seed)
+    tables = tables_in(place, GateSettings(rules_file=RULES), settings)
+    twins, others = readable(STREAM, seed), readable(population, seed + 5_000_011)
+    starter, _ = starter_in(place, tables, twins, steps=steps, seed=seed)
+    cold = train_and_publish(tables, settings, str(starter), None, None)
+    threshold = cold.manifest.threshold.p_chosen
+    first = known_of(score(cold, tables.gate, twins), [twin.value.decode() for twin in twins], threshold)
+    parts = sort(answered(first, np.arange(len(twins)), np.random.default_rng(seed)), settings)
+    base = load_base(str(starter))
+    encoder = encoder_of(base, words_of(base, settings), settings.max_length)
+    with workplace(settings) as work:
+        learned = learn_from(base, encoder, parts.learn, parts.hold_out, unlabelled_of(base, None, tables), settings, work)
+        learned.saved.reloaded.result()  # before its files are gone
+    scored = score(cold, tables.gate, others)
+    d = d_with(learned.scorer, learned.evidence, encode_labelled(labelled(others), encoder, RENDERING))
+    return known_of(scored, [twin.value.decode() for twin in others], threshold), scored.d, d
+
+
+def with_noise(d: np.ndarray, is_right: np.ndarray, wanted: float, seed: int) -> np.ndarray:
+    """Return d with as much noise as leaves that AUROC; as it is where it has no more."""
+    noise = np.random.default_rng(seed).normal(size=len(d)) * d.std()
+    low, high = 0.0, 8.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if auroc_of(d + middle * noise, is_right) > wanted else (low, middle)
+    noisy: np.ndarray = d + low * noise
+    return noisy
+
+
+def forgetting(d: np.ndarray, known: Known, wanted: float, seed: int) -> np.ndarray:
+    """Return d with wrong records of kind after kind as if they were right ones, until AUROC is no more than that."""
+    random, found = np.random.default_rng(seed), d.copy()
+    of_right = d[~known.is_wrong]
+    for kind in random.permutation(np.unique(known.kinds[known.is_wrong])):
+        for place in np.array_split(np.flatnonzero(known.kinds == kind), 10):
+            found[place] = random.choice(of_right, len(place))
+            if auroc_of(found, ~known.is_wrong) <= wanted:
+                return found
+    return found
+
+
+def candidates(known: Known, before: np.ndarray, after: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Return d of each candidate."""
+    is_right = ~known.is_wrong
+    champion = auroc_of(before, is_right)
+    return {
+        "learned": after,
+        "better": with_noise(after, is_right, champion + CLEARLY, seed),
+        "worse": with_noise(after, is_right, champion - LIMIT, seed),
+        "noisy": with_noise(before, is_right, champion - LIMIT, seed),
+        "forgets": forgetting(after, known, champion - LIMIT, seed),
+    }
+
+
+def judged(d: np.ndarray, is_right: np.ndarray) -> Judged:
+    """Return d as a model that holds the usual share of right records."""
+    p = p_of(d, Calibration(temperature=float(d.std())))
+    return Judged(d, p, float(np.quantile(p[is_right], RIGHT_HELD)))
+
+
+def promoted(known: Known, champion: Judged, candidate: Judged, settled: list[Settled]) -> dict[str, bool]:
+    """Return what the rule decides on one hold-out, by way."""
+    kept = [each for each in settled if not each.is_pending]
+    places, weights, looks = np.array([int(each.decision_id) for each in kept]), weights_of(settled), looks_of(settled)
+    weight = np.array([weights[each.decision_id] for each in kept])
+    said, truth = np.array([each.is_right for each in kept]), ~known.is_wrong[places]
+    new, old = (Judged(each.d[places], each.p_chosen[places], each.threshold) for each in (candidate, champion))
+    fewer = counted(weight, said, [looks[each.decision_id] for each in kept], [new.d, old.d])
+    given = zip(WAYS, (said, said, truth), (weight, fewer, weight), strict=True)
+    return {way: may_promote(compare(new, old, is_right, by, 0)).promoted for way, is_right, by in given}
+
+
+def one(seed: int, steps: int, population: int, worlds: int) -> dict[str, dict[str, float]]:
+    """Return the share promoted by candidate and way, and what each candidate's AUROC is beyond the champion's; one seed."""
+    with tempfile.TemporaryDirectory() as name:
+        known, before, after = pair(seed, steps, population, Path(name))
+    is_right = ~known.is_wrong
+    old = Judged(before, known.p_chosen, known.threshold)
+    random = np.random.default_rng(seed)
+    found: dict[str, dict[str, float]] = {}
+    for candidate, d in candidates(known, before, after, seed).items():
+        new = judged(d, is_right)
+        said = [answered(known, random.choice(len(known.values), HELD_OUT, replace=False), random) for _ in range(worlds)]
+        decided = [promoted(known, old, new, settled) for settled in said]
+        gain = round(auroc_of(d, is_right) - auroc_of(before, is_right), 4)
+        found[candidate] = {"gain": gain, **{way: round(float(np.mean([each[way] for each in decided])), 3) for way in WAYS}}
+    print(f"seed {seed}: {found}", file=sys.stderr, flush=True)
+    return found
+
+
+def main() -> None:
+    """Run all seeds and print the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--population", type=int, default=12_000)
+    parser.add_argument("--worlds", type=int, default=60)
+    given = parser.parse_args()
+    with changed({"trainer.evaluate.RESAMPLES": RESAMPLES}):
+        runs = [one(seed, given.steps, given.population, given.worlds) for seed in range(given.seeds)]
+    mean = {
+        candidate: {key: round(float(np.mean([run[candidate][key] for run in runs])), 4) for key in runs[0][candidate]}
+        for candidate in runs[0]
+    }
+    keep("promotion", {"worlds": given.worlds, "steps": given.steps, **mean, "runs": runs})
+
+
+if __name__ == "__main__":
+    main()
