@@ -4,7 +4,10 @@ For each seed a starter, a round of verdicts as the gate's lotteries and people 
 judge many other records whose truth is known; from these, hold-outs and people are drawn anew, and the rule of a cycle decides: on what
 people say as it is, with careless answers taken off, and on the truth. Candidates: `learned`, the model itself; `better` by 0.012 and
 `worse` by 0.005 AUROC, which is the limit, by noise on it; `noisy`, the champion made worse by 0.005; `forgets`, the model, some kinds of
-error forgotten, until it is worse by 0.005. The last line is one JSON object: the share promoted, by candidate and way.
+error forgotten, until it is worse by 0.005. `--people unlike`: of 16 reviewers two err in 30 % of their answers and the others in 2 %,
+twice as often where the champion doubts a record, and a fifth of the second looks is still to come. The last line is one JSON object: the
+share promoted by candidate and way, and of a hold-out the share of mistakes among the draws called wrong and the AUROC of the model that
+learned, by what people say and by the truth.
 """
 
 import argparse
@@ -28,7 +31,7 @@ from stream.decide import Lotteries, logit
 from stream.records import Decision, Route
 from trainer.bases import encoder_of, load_base
 from trainer.calibrate import auroc_of, p_of
-from trainer.careless import counted, looks_of
+from trainer.careless import Looks, look_of, mistaken_chances
 from trainer.config import TrainSettings
 from trainer.evaluate import Judged, compare, may_promote
 from trainer.learned import d_with
@@ -36,13 +39,28 @@ from trainer.pairs import RENDERING, encode_labelled
 from trainer.sort import sort
 from trainer.train import learn_from, train_and_publish, words_of, workplace
 from trainer.unlabelled import unlabelled_of
-from trainer.verdicts import Settled, weights_of
+from trainer.verdicts import Answer, Settled, weights_of
 
 STREAM, HELD_OUT, RIGHT_HELD = 5_000, 2_500, 0.05
 LOTTERIES = Lotteries(b"", 0.1, 0.4, 4.0)  # the demo's
 LIMIT, CLEARLY = 0.005, 0.012
 RESAMPLES = 200
+DOUBTFUL = 0.2  # of the stream, the least probable
 WAYS = ("as people say", "careless taken off", "truth")
+
+
+class People(NamedTuple):
+    """How often each reviewer errs, how much more often where the champion doubts a record, and the share that waits for a second."""
+
+    careless: np.ndarray
+    where_doubtful: float
+    waiting: float
+
+
+PEOPLE = {
+    "alike": People(np.full(16, MISTAKEN_SHARE), 1.0, 0.0),
+    "unlike": People(np.array([0.3] * 2 + [0.02] * 14), 2.0, 0.2),
+}
 
 
 class Known(NamedTuple):
@@ -55,23 +73,28 @@ class Known(NamedTuple):
     threshold: float
 
 
-def answered(known: Known, places: np.ndarray, random: np.random.Generator) -> list[Settled]:
+def answered(known: Known, places: np.ndarray, random: np.random.Generator, people: People) -> list[Settled]:
     """Return what people say of those records that are held or drawn; a wrong on a draw is looked at twice, a dispute by a third."""
     p, threshold = known.p_chosen[places], known.threshold
     decisions = [Decision(Route.CLEAN, "model", p_chosen=float(each)) for each in p]
     draws = LOTTERIES.draws([f"{random.integers(1 << 62)}" for _ in places], decisions, threshold)
+    doubtful = float(np.quantile(p, DOUBTFUL))
     found = []
     for place, each, draw in zip(places, p, draws, strict=True):
         is_held = each < threshold
         if draw is None and not is_held:
             continue
-        said = [bool(known.is_wrong[place]) == is_mistaken for is_mistaken in random.random(3) < MISTAKEN_SHARE]
+        asked = random.choice(len(people.careless), 3, replace=False)
+        chance = people.careless[asked] * (people.where_doubtful if each < doubtful else 1.0)
+        said = [bool(known.is_wrong[place]) == is_mistaken for is_mistaken in random.random(3) < chance]
         is_drawn = not is_held or (draw is not None and draw.lottery == "flat")
-        answers = said[:1] if said[0] or not is_drawn else said[:2] if not said[1] else said
+        looks = 1 if said[0] or not is_drawn or random.random() < people.waiting else 3 if said[1] else 2
+        answers = tuple(Answer(f"reviewer-{who}", is_right) for who, is_right in zip(asked[:looks], said, strict=False))
         found.append(
             Settled(
-                str(place), known.values[place], answers[-1], "quarantine" if is_held else "audit", None if draw is None else draw.lottery,
-                0.0 if draw is None else draw.propensity, tuple(answers), 0, None, abs(logit(float(each)) - logit(threshold)),
+                str(place), known.values[place], answers[-1].is_right, "quarantine" if is_held else "audit",
+                None if draw is None else draw.lottery, 0.0 if draw is None else draw.propensity, looks, 0, None,
+                distance=abs(logit(float(each)) - logit(threshold)), reviewer=answers[-1].reviewer, answers=answers,
             )
         )  # fmt: skip
     return found
@@ -97,7 +120,7 @@ def pair(seed: int, steps: int, population: int, place: Path) -> tuple[Known, np
     cold = train_and_publish(tables, settings, str(starter), None, None)
     threshold = cold.manifest.threshold.p_chosen
     first = known_of(score(cold, tables.gate, twins), [twin.value.decode() for twin in twins], threshold)
-    parts = sort(answered(first, np.arange(len(twins)), np.random.default_rng(seed)), settings)
+    parts = sort(answered(first, np.arange(len(twins)), np.random.default_rng(seed), PEOPLE["alike"]), settings)
     base = load_base(str(starter))
     encoder = encoder_of(base, words_of(base, settings), settings.max_length)
     with workplace(settings) as work:
@@ -150,32 +173,51 @@ def judged(d: np.ndarray, is_right: np.ndarray) -> Judged:
     return Judged(d, p, float(np.quantile(p[is_right], RIGHT_HELD)))
 
 
-def promoted(known: Known, champion: Judged, candidate: Judged, settled: list[Settled]) -> dict[str, bool]:
-    """Return what the rule decides on one hold-out, by way."""
-    kept = [each for each in settled if not each.is_pending]
-    places, weights, looks = np.array([int(each.decision_id) for each in kept]), weights_of(settled), looks_of(settled)
-    weight = np.array([weights[each.decision_id] for each in kept])
-    said, truth = np.array([each.is_right for each in kept]), ~known.is_wrong[places]
+class Outcome(NamedTuple):
+    """What the rule decides on one hold-out, by way; the share of mistakes among the draws called wrong; AUROC by what people say."""
+
+    promoted: list[bool]
+    mistaken: float
+    auroc: float
+
+
+def outcome(known: Known, champion: Judged, candidate: Judged, settled: list[Settled]) -> Outcome:
+    """Decide on one hold-out in every way."""
+    places, weights = np.array([int(each.decision_id) for each in settled]), weights_of(settled)
+    weight = np.array([weights[each.decision_id] for each in settled])
+    said, truth = np.array([each.is_right for each in settled]), ~known.is_wrong[places]
     new, old = (Judged(each.d[places], each.p_chosen[places], each.threshold) for each in (candidate, champion))
-    fewer = counted(weight, said, [looks[each.decision_id] for each in kept], [new.d, old.d])
-    given = zip(WAYS, (said, said, truth), (weight, fewer, weight), strict=True)
-    return {way: may_promote(compare(new, old, is_right, by, 0)).promoted for way, is_right, by in given}
+    looks = Looks([look_of(each) for each in settled], mistaken_chances(settled))
+    ways = ((said, None), (said, looks), (truth, None))
+    drawn_wrong = ~said & np.array([each.is_drawn for each in settled])
+    mistaken = float(truth[drawn_wrong].mean()) if drawn_wrong.any() else 0.0
+    decided = [may_promote(compare(new, old, is_right, weight, 0, its_looks)).promoted for is_right, its_looks in ways]
+    return Outcome(decided, mistaken, auroc_of(new.d, said, weight))
 
 
-def one(seed: int, steps: int, population: int, worlds: int) -> dict[str, dict[str, float]]:
-    """Return the share promoted by candidate and way, and what each candidate's AUROC is beyond the champion's; one seed."""
+def one(seed: int, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return by kind of people and candidate the share promoted in each way, and what its AUROC is beyond the champion's; one seed."""
     with tempfile.TemporaryDirectory() as name:
-        known, before, after = pair(seed, steps, population, Path(name))
+        known, before, after = pair(seed, given.steps, given.population, Path(name))
     is_right = ~known.is_wrong
     old = Judged(before, known.p_chosen, known.threshold)
-    random = np.random.default_rng(seed)
     found: dict[str, dict[str, float]] = {}
-    for candidate, d in candidates(known, before, after, seed).items():
-        new = judged(d, is_right)
-        said = [answered(known, random.choice(len(known.values), HELD_OUT, replace=False), random) for _ in range(worlds)]
-        decided = [promoted(known, old, new, settled) for settled in said]
-        gain = round(auroc_of(d, is_right) - auroc_of(before, is_right), 4)
-        found[candidate] = {"gain": gain, **{way: round(float(np.mean([each[way] for each in decided])), 3) for way in WAYS}}
+    for kind in given.people.split(","):
+        random = np.random.default_rng(seed)
+        for candidate, d in candidates(known, before, after, seed).items():
+            new = judged(d, is_right)
+            chosen = [random.choice(len(known.values), HELD_OUT, replace=False) for _ in range(given.worlds)]
+            told = [outcome(known, old, new, answered(known, places, random, PEOPLE[kind])) for places in chosen]
+            shares = dict(zip(WAYS, np.mean([each.promoted for each in told], axis=0).round(3).tolist(), strict=True))
+            gain = round(auroc_of(d, is_right) - auroc_of(before, is_right), 4)
+            found[f"{kind}, {candidate}"] = {"gain": gain, **shares}
+            if candidate == "learned":
+                mistaken, auroc = (float(np.mean([each[place] for each in told])) for place in (1, 2))
+                found[f"{kind}, hold-out"] = {
+                    "mistaken": round(mistaken, 3),
+                    "auroc": round(auroc, 4),
+                    "true": round(auroc_of(d, is_right), 4),
+                }
     print(f"seed {seed}: {found}", file=sys.stderr, flush=True)
     return found
 
@@ -187,9 +229,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--population", type=int, default=12_000)
     parser.add_argument("--worlds", type=int, default=60)
+    parser.add_argument("--people", default=",".join(PEOPLE), help="kinds of people, with commas between")
     given = parser.parse_args()
     with changed({"trainer.evaluate.RESAMPLES": RESAMPLES}):
-        runs = [one(seed, given.steps, given.population, given.worlds) for seed in range(given.seeds)]
+        runs = [one(seed, given) for seed in range(given.seeds)]
     mean = {
         candidate: {key: round(float(np.mean([run[candidate][key] for run in runs])), 4) for key in runs[0][candidate]}
         for candidate in runs[0]

@@ -1,15 +1,17 @@
-"""How often people are careless, by their second looks, and how far what they called wrong counts where two models are compared.
+"""How often people are careless, by their second looks, and how far what they called wrong is believed where two models are compared.
 
-Enters: settled answers. Leaves: how people came to each, and the weight of each in a comparison.
+Enters: settled answers. Leaves: how people came to each, and what each counts in a comparison.
 
-A wrong on a draw counts when two have seen it. But nine draws in ten are right: with one careless answer in twenty, one right draw in 200
-comes out as wrong all the same, which may be a fifth of all draws that do. No model can know them; each puts them somewhere among the
-right ones, and the difference of two AUROC is mostly noise from there. How many there are is known, since second looks tell how often a
-right draw is called wrong, and so is where: a right record lies anywhere among right ones. So many are taken off, wherever they would lie
-(classes in each other's noise: Menon et al., ICML 2015; what it gives: docs/experiments/rounds.md).
+A wrong on a draw counts when two have seen it. But most draws are right, and of those some come out as wrong all the same, since two
+people were careless about them. No model can know them: each puts them somewhere among the right ones, and the difference of two AUROC is
+noisy from there. How many there are can be told, from how often a second look saves a right draw, and so can where they lie: where right
+ones do. So many are taken off, each kind of look for itself (a mixture of classes: Menon et al., ICML 2015; what it gives, and what it
+takes for granted: docs/experiments/rounds.md).
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
@@ -18,48 +20,85 @@ from trainer.verdicts import Settled
 
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 """How far among the right records a record lies under the model that suspects it more, as shares: mistakes are counted step by step."""
+ENOUGH = 20.0
+"""Draws of one reviewer that weigh as much as what is known of all; and draws of all that weigh as much as that nobody is careless."""
+
+
+class Look(IntEnum):
+    """How people came to a verdict: not blind; or of a draw one of them alone, nobody against it, or somebody against it."""
+
+    HELD = 0
+    ONE = 1
+    AGREED = 2
+    DISPUTED = 3
 
 
 class Looks(NamedTuple):
-    """How people came to a verdict: how probable it is that a right record, looked at so, is called wrong; whether they disagreed."""
+    """How people came to each of N verdicts, and chances_L: how probably a right draw comes out as wrong by each kind of look."""
 
-    chance: float
-    was_disputed: bool
+    of_each: list[Look]
+    chances: np.ndarray
+
+    def at(self, places: np.ndarray) -> "Looks":
+        """Return those of the verdicts at these places."""
+        return self._replace(of_each=[self.of_each[place] for place in places])
+
+    def believed(self, step_N: np.ndarray, is_right_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
+        """Return what each record counts: of draws called wrong as much less as carelessness explains, step by step and look by look.
+
+        weight_N: how many records of the stream each one stands for. What was held counts as it is.
+        """
+        look_N = np.array(self.of_each)
+        right_draws_S = np.bincount(step_N, weight_N * (is_right_N & (look_N != Look.HELD)), minlength=len(STEPS) + 1)
+        kind_N = step_N * len(Look) + look_N
+        called_wrong = np.bincount(kind_N, weight_N * ~is_right_N, minlength=(len(STEPS) + 1) * len(Look))
+        mistaken = np.outer(right_draws_S, self.chances).ravel()
+        share = np.clip(1 - mistaken / np.maximum(called_wrong, 1e-12), 0, 1)
+        found: np.ndarray = np.where(is_right_N, weight_N, weight_N * share[kind_N])
+        return found
 
 
-def looks_of(settled: Sequence[Settled]) -> dict[str, Looks]:
-    """Return how people came to each verdict, by decision id.
+def look_of(each: Settled) -> Look:
+    """Return how people came to a verdict."""
+    if not each.is_drawn:
+        return Look.HELD
+    if len({answer.is_right for answer in each.answers}) > 1:
+        return Look.DISPUTED
+    return Look.AGREED if each.reviewers > 1 else Look.ONE
 
-    Of a right draw the first answer is wrong as often as of those that second looks saved. It comes out as wrong if the second
-    one is, too, or while it waits for that. What is held has one look, unless two have answered.
+
+def mistaken_chances(settled: Sequence[Settled]) -> np.ndarray:
+    """Return how probably a right draw comes out as wrong by each kind of look.
+
+    A reviewer errs as often as others say right where he said wrong first. Another one looks then, who errs as often as others do: both
+    together make AGREED, one of them and whoever settles it DISPUTED. Who has few draws errs as all do, and of few draws nobody errs.
     """
-    drawn = [each for each in settled if each.is_drawn]
-    right = [each for each in drawn if each.is_right and not each.is_pending]
-    once = sum(not each.answers[0] for each in right) / max(1, len(right))
-    first_wrong = [each for each in drawn if not each.answers[0]]
-    waiting = sum(len(each.answers) == 1 for each in first_wrong) / max(1, len(first_wrong))
-    twice = once * (waiting + (1 - waiting) * once)
-    return {each.decision_id: Looks(twice if each.is_drawn or len(each.answers) > 1 else once, each.was_disputed) for each in settled}
+    drawn = [each for each in settled if each.is_drawn and each.answers]
+    called_wrong = [each for each in drawn if not each.answers[0].is_right]
+    chances = np.zeros(len(Look))
+    if not called_wrong:
+        return chances
+    waiting = sum(each.reviewers == 1 for each in called_wrong) / len(called_wrong)
+    saved = [each for each in called_wrong if len(each.answers) > 1 and each.answers[1].is_right]
+    still_open = sum(each.is_disputed for each in saved) / max(1, len(saved))
+    firsts = Counter(each.answers[0].reviewer for each in drawn)
+    saves = Counter(each.answers[0].reviewer for each in saved)
+    seconds = max(1 - waiting, 1 / len(called_wrong))  # of those that need a second look, so many have had it
+    usual = len(saved) / seconds / (len(drawn) + ENOUGH)
+    careless = {who: min(1.0, (saves[who] / seconds + ENOUGH * usual) / (count + ENOUGH)) for who, count in firsts.items()}
+    total, of_all = sum(firsts.values()), sum(count * careless[who] for who, count in firsts.items())
+    for who, count in firsts.items():
+        others = (of_all - count * careless[who]) / (total - count) if total > count else usual
+        first = count / total * careless[who]
+        chances[Look.ONE] += first * waiting
+        chances[Look.AGREED] += first * (1 - waiting) * others
+        chances[Look.DISPUTED] += first * (1 - waiting) * (1 - others) * (still_open + (1 - still_open) * others)
+    return chances
 
 
-def counted(weight: np.ndarray, is_right: np.ndarray, looks: Sequence[Looks], d_of_each: Sequence[np.ndarray]) -> np.ndarray:
-    """Return what each record counts: right ones their weight, of those called wrong as much less as carelessness explains.
-
-    Nothing of a wrong one on which people disagreed, since most of those are right ones. weight: how many records of the stream each one
-    stands for; d_of_each: raw d by model. All of the models must hold a record for right before much is taken off.
-    """
-    is_wrong = ~is_right
-    if not (is_right.any() and is_wrong.any()):
-        return weight
-    chance = np.array([each.chance for each in looks])
-    kept = np.where(is_wrong & np.array([each.was_disputed for each in looks]), 0.0, weight)
-    place = np.digitize(np.min([_share_below(d, is_right, weight) for d in d_of_each], axis=0), STEPS)
-    found = kept.copy()
-    for step in range(len(STEPS) + 1):
-        here = place == step
-        called_wrong, mistaken = kept[here & is_wrong].sum(), (kept * chance)[here & is_right].sum()
-        if called_wrong > 0:
-            found[here & is_wrong] *= max(0.0, 1 - mistaken / called_wrong)
+def steps_of(is_right: np.ndarray, weight: np.ndarray, d_of_each: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the step of STEPS of each record, under the model that puts it lowest among the right ones; raw d by model."""
+    found: np.ndarray = np.digitize(np.min([_share_below(d, is_right, weight) for d in d_of_each], axis=0), STEPS)
     return found
 
 

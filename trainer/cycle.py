@@ -28,7 +28,7 @@ from stream.rules import Rules
 from stream.schemas import Schemas
 from trainer.bases import Base, encoder_of, load_base
 from trainer.calibrate import p_of, right_held_threshold
-from trainer.careless import Looks, counted
+from trainer.careless import Looks
 from trainer.certify import Certificate, Refused, certify, drawn_alike
 from trainer.check import Finding
 from trainer.config import TrainSettings
@@ -184,16 +184,15 @@ def _threshold(certificate: Certificate | Refused, wanted: Threshold) -> Thresho
     )
 
 
-def _compared(judged: Judged, before: Judged, learned: Learned, looks: Sequence[Looks], settings: TrainSettings) -> Comparison | None:
+def _compared(judged: Judged, before: Judged, learned: Learned, looks: Looks, settings: TrainSettings) -> Comparison | None:
     """Compare on the hold-out alone: a champion chosen by the flat draws would take their independence from the next certificate.
 
-    looks: how people came to the verdicts of the hold-out, which comes first among the records that were judged.
+    looks: how people came to the verdicts of the hold-out, which comes first among what was judged.
     """
-    kept = np.array([place < len(looks) for place in learned.test_set.places], dtype=bool)
+    kept = np.array([place < len(looks.of_each) for place in learned.test_set.places], dtype=bool)
     mine, its = (Judged(each.d[kept], each.p_chosen[kept], each.threshold) for each in (judged, before))
-    its_looks = [looks[place] for place in learned.test_set.places if place < len(looks)]
-    is_right, weight = learned.test_is_right[kept], learned.test_weight[kept]
-    return compare(mine, its, is_right, counted(weight, is_right, its_looks, [mine.d, its.d]), settings.seed)
+    readable = looks.at(np.array(learned.test_set.places, dtype=int)[kept])
+    return compare(mine, its, learned.test_is_right[kept], learned.test_weight[kept], settings.seed, readable)
 
 
 def _decided(champion: Version | None, comparison: Comparison | None) -> dict[str, Any]:

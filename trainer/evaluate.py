@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.calibrate import auroc_of
+from trainer.careless import Looks, steps_of
 
 RESAMPLES = 1_000
 CONFIDENCE = 0.95  # of each bound for itself; the ends of a two-sided interval would ask for 97.5 %, which small hold-outs never give
@@ -23,9 +24,8 @@ class Judged(NamedTuple):
 class Comparison(NamedTuple):
     """Candidate minus champion with lower and upper 95 % bounds by paired bootstrap, each bound for itself.
 
-    Recall is the share of wrong records that is held.
-
-    All figures are weighted by how many records of the stream each one stands for.
+    Recall is the share of wrong records that is held. All figures are weighted by how many records of the stream each one stands for;
+    taken_off: which share of what people called wrong is taken for carelessness.
     """
 
     auroc_champion: float
@@ -36,6 +36,7 @@ class Comparison(NamedTuple):
     recall: float
     recall_low: float
     recall_high: float
+    taken_off: float = 0.0
 
 
 class Promotion(NamedTuple):
@@ -51,34 +52,44 @@ def recall_of(judged: Judged, is_right: np.ndarray, weight: np.ndarray) -> float
     return float((held * weight[~is_right]).sum() / weight[~is_right].sum())
 
 
-def compare(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: np.ndarray, seed: int) -> Comparison | None:
+def compare(
+    candidate: Judged, champion: Judged, is_right: np.ndarray, weight: np.ndarray, seed: int, looks: Looks | None = None
+) -> Comparison | None:
     """Compare both models on the same records; None where there are too few of a kind.
 
     weight: how many records of the stream each one stands for (1/propensity), so that what a champion has held, and is
-    therefore judged by for certain, does not speak for it alone; less where people may have been careless, 0 leaves a record out.
+    therefore judged by for certain, does not speak for it alone. looks: how people came to each verdict; without, each is believed.
     """
-    counts = weight > 0
-    candidate, champion = (Judged(each.d[counts], each.p_chosen[counts], each.threshold) for each in (candidate, champion))
-    is_right, weight = is_right[counts], weight[counts]
-    if min(is_right.sum(), (~is_right).sum()) < FEWEST_OF_A_CLASS:
+    if not (is_right.any() and (~is_right).any()):
+        return None
+    worth = weight if looks is None else looks.believed(steps_of(is_right, weight, [candidate.d, champion.d]), is_right, weight)
+    if min(is_right.sum(), (worth / weight)[~is_right].sum()) < FEWEST_OF_A_CLASS:
         return None
     random = np.random.default_rng(seed)
-    right, wrong = np.flatnonzero(is_right), np.flatnonzero(~is_right)
+    right, wrong = np.flatnonzero(is_right), np.flatnonzero(~is_right & (worth > 0))
     differences = np.empty((RESAMPLES, 2))
     for n in range(RESAMPLES):
         # both kinds are drawn for themselves, so no resample lacks one
         drawn = np.concatenate([random.choice(right, len(right)), random.choice(wrong, len(wrong))])
-        truth, worth = is_right[drawn], weight[drawn]
-        pairs = [Judged(each.d[drawn], each.p_chosen[drawn], each.threshold) for each in (candidate, champion)]
-        differences[n] = (
-            auroc_of(pairs[0].d, truth, worth) - auroc_of(pairs[1].d, truth, worth),
-            recall_of(pairs[0], truth, worth) - recall_of(pairs[1], truth, worth),
-        )
+        differences[n] = _difference(_at(candidate, drawn), _at(champion, drawn), is_right[drawn], worth[drawn])
     low, high = bounds_of(differences)
     return Comparison(
-        auroc_of(champion.d, is_right, weight), auroc_of(candidate.d, is_right, weight), float(low[0]), float(high[0]),
-        recall_of(champion, is_right, weight), recall_of(candidate, is_right, weight), float(low[1]), float(high[1]),
+        auroc_of(champion.d, is_right, worth), auroc_of(candidate.d, is_right, worth), float(low[0]), float(high[0]),
+        recall_of(champion, is_right, worth), recall_of(candidate, is_right, worth), float(low[1]), float(high[1]),
+        float(1 - worth[~is_right].sum() / weight[~is_right].sum()),
     )  # fmt: skip
+
+
+def _at(judged: Judged, places: np.ndarray) -> Judged:
+    return Judged(judged.d[places], judged.p_chosen[places], judged.threshold)
+
+
+def _difference(candidate: Judged, champion: Judged, is_right: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Return candidate minus champion: AUROC and recall."""
+    return (
+        auroc_of(candidate.d, is_right, weight) - auroc_of(champion.d, is_right, weight),
+        recall_of(candidate, is_right, weight) - recall_of(champion, is_right, weight),
+    )
 
 
 def bounds_of(differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +105,8 @@ def may_promote(comparison: Comparison | None) -> Promotion:
             False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records that count, so the two cannot be compared"
         )
     said = f"AUROC {comparison.auroc:.4f}, champion {comparison.auroc_champion:.4f}, difference at least {comparison.auroc_low:+.4f}"
+    if comparison.taken_off:
+        said += f" ({comparison.taken_off:.1%} of what people called wrong taken for carelessness)"
     if comparison.auroc_low <= -WORSE_AUROC:
         return Promotion(False, f"it may be worse: {said}, the limit is -{WORSE_AUROC}")
     if comparison.recall_high < 0:

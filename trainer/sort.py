@@ -6,7 +6,9 @@ Enters: one answer a decision. Leaves: labelled records with the weight that eac
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from trainer.careless import Looks, looks_of
+import numpy as np
+
+from trainer.careless import Look, Looks, look_of, mistaken_chances
 from trainer.config import TrainSettings
 from trainer.datasets import Labelled, is_held_out
 from trainer.pairs import text_of_content
@@ -24,8 +26,8 @@ class Sorted(NamedTuple):
     learn_ids: list[str]
     reviewers: list[str]
     hold_out: list[Labelled]
-    looks: list[Looks]
     flat: list[Settled]
+    looks: Looks
 
 
 def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
@@ -34,8 +36,8 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     A corrected record is learned from as a right one, and what differs as what happens to records. What still waits for a second look
     teaches nothing yet, and neither does a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
-    found = Sorted([], [], [], [], [], [])
-    weights, looks = weights_of(settled), looks_of(settled)
+    found = Sorted([], [], [], [], [], Looks([], np.zeros(len(Look))))
+    weights = weights_of(settled)
     texts = [text_of_content(each.content) for each in settled]
     drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
     for each, text in zip(settled, texts, strict=True):
@@ -45,7 +47,7 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
                 found.hold_out.append(
                     Labelled(each.content, not each.counts_as_wrong, weight=round(weights[each.decision_id], 6), kind=each.kind)
                 )
-                found.looks.append(looks[each.decision_id])
+                found.looks.of_each.append(look_of(each))
             continue
         if each.is_flat:
             found.flat.append(each)
@@ -63,4 +65,6 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
             found.learn.append(Labelled(correction, True))
             found.learn_ids.append(each.decision_id)
             found.reviewers.append(each.reviewer)
-    return found
+    certifying = {each.decision_id for each in found.flat}  # a certificate must not depend on what decides a promotion
+    chances = mistaken_chances([each for each in settled if each.decision_id not in certifying])
+    return found._replace(looks=found.looks._replace(chances=chances))

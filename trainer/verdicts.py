@@ -5,7 +5,7 @@ its manifest. The last event of a decision counts; a `wrong` on an audit that on
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -28,12 +28,19 @@ class Snapshot(NamedTuple):
     unreadable: int
 
 
+class Answer(NamedTuple):
+    """What one person said when it was their turn."""
+
+    reviewer: str
+    is_right: bool
+
+
 class Settled(NamedTuple):
     """What people have come to say of one decision; `correction` is a right record that takes its place.
 
-    answers: what each person says of it, in the order in which they came to it. distance: how far its logit was from the threshold's, in
-    nats; None where no model was asked, as for what a rule holds. kind: what people called the error, else the field they named, else the
-    gate's reason. reviewer: whose answer it is.
+    distance: how far its logit was from the threshold's, in nats; None where no model was asked, as for what a rule holds.
+    kind: what people called the error, else the field they named, else the gate's reason. reviewer: whose answer it is.
+    answers: in turn; who thinks better of it before somebody else comes has one, who settles a dispute of their own another one.
     """
 
     decision_id: str
@@ -42,12 +49,14 @@ class Settled(NamedTuple):
     source: str
     lottery: str | None
     propensity: float
-    answers: tuple[bool, ...]
+    reviewers: int
     time_ms: int
     correction: str | None
+    is_disputed: bool = False
     distance: float | None = None
     kind: str = ""
     reviewer: str = ""
+    answers: tuple[Answer, ...] = ()
 
     @property
     def is_flat(self) -> bool:
@@ -56,23 +65,13 @@ class Settled(NamedTuple):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether a lottery's draw is blind, so that a wrong counts only when two have seen it."""
+        """Whether a lottery drew it, so that it is judged blind and a wrong counts only when two have seen it."""
         return self.source == "audit" or self.is_flat
-
-    @property
-    def is_disputed(self) -> bool:
-        """Whether two people disagree, and nobody else has answered yet."""
-        return len(self.answers) == 2 and self.was_disputed  # noqa: PLR2004
-
-    @property
-    def was_disputed(self) -> bool:
-        """Whether people disagree, whatever came of it."""
-        return len(set(self.answers)) > 1
 
     @property
     def is_pending(self) -> bool:
         """Whether it still needs another look: two people disagree, or one alone has called an audit or a flat draw wrong."""
-        return self.is_disputed or (self.is_drawn and not self.is_right and len(self.answers) < 2)  # noqa: PLR2004
+        return self.is_disputed or (self.is_drawn and not self.is_right and self.reviewers < 2)  # noqa: PLR2004
 
     @property
     def counts_as_wrong(self) -> bool:
@@ -134,6 +133,7 @@ def settle(verdicts: Sequence[Verdict]) -> list[Settled]:
 def _settled(events: list[Verdict]) -> Settled:
     last = events[-1]
     latest = {event.reviewer: event.is_right for event in events}
+    is_disputed = len(latest) == 2 and len(set(latest.values())) == 2  # noqa: PLR2004
     return Settled(
         last.decision_id,
         last.value.decode("utf-8", "replace"),
@@ -141,13 +141,22 @@ def _settled(events: list[Verdict]) -> Settled:
         last.source,
         last.lottery,
         last.propensity,
-        tuple(latest.values()),
+        len({event.reviewer for event in events}),
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
+        is_disputed,
         None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
         last.kind or last.field or last.reason,
         last.reviewer,
+        tuple(_in_turn(events)),
     )
+
+
+def _in_turn(events: list[Verdict]) -> Iterator[Answer]:
+    """Yield what each person came to say before somebody else came."""
+    for event, following in zip(events, [*events[1:], None], strict=True):
+        if following is None or following.reviewer != event.reviewer:
+            yield Answer(event.reviewer, event.is_right)
 
 
 def weights_of(settled: Sequence[Settled]) -> dict[str, float]:

@@ -200,7 +200,7 @@ def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
         verdict(4, is_right=False, source="audit", propensity=0.5, lottery="extra", reviewer="li"),
     ]  # fmt: skip
     settled = {each.decision_id: each for each in settle(said)}
-    assert settled["t:0:0"].answers == (True, False)
+    assert (settled["t:0:0"].is_right, settled["t:0:0"].reviewers) == (False, 2)
     assert settled["t:0:2"].is_flat
     assert [name for name, each in settled.items() if each.is_pending] == ["t:0:0", "t:0:2", "t:0:3"]
     assert settled["t:0:0"].counts_as_wrong
