@@ -1,16 +1,13 @@
-"""How often people are careless, by their second looks, and how far what they called wrong is believed where two models are compared.
+"""How often people call a right draw wrong, and how far what they called wrong is believed where two models are compared.
 
-Enters: settled answers. Leaves: how people came to each, and what each counts in a comparison.
-
-A wrong on a draw counts when two have seen it. But most draws are right, and of those some come out as wrong all the same, since two
-people were careless about them. No model can know them: each puts them somewhere among the right ones, and the difference of two AUROC is
-noisy from there. How many there are can be told, from how often a second look saves a right draw, and so can where they lie: where right
-ones do. So many are taken off, each kind of look for itself (a mixture of classes: Menon et al., ICML 2015; what it gives, and what it
-takes for granted: docs/experiments/rounds.md).
+Enters: settled answers. Leaves: how people came to each, and what each counts in a comparison. Most draws are right, so that two careless
+people in a row make up a part of the wrong ones; no model can know those, and the difference of two AUROC is noisy from where each puts
+them. How many there are is told by second looks, and where they lie by right ones (a mixture of classes: Menon et al., ICML 2015; what it
+gives and takes for granted: docs/experiments/rounds.md).
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -20,17 +17,18 @@ from trainer.verdicts import Settled
 
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
 """How far among the right records a record lies under the model that suspects it more, as shares: mistakes are counted step by step."""
-ENOUGH = 20.0
-"""Draws of one reviewer that weigh as much as what is known of all; and draws of all that weigh as much as that nobody is careless."""
+CAUTION, ENOUGH = 5.0, 100.0
+"""Draws that speak for each reviewer, and for all of them, before any has been seen: of few, little is taken off."""
 
 
 class Look(IntEnum):
-    """How people came to a verdict: not blind; or of a draw one of them alone, nobody against it, or somebody against it."""
+    """How people came to a verdict: not blind; or of a draw one alone, nobody against it, two who disagree, a dispute that is settled."""
 
     HELD = 0
     ONE = 1
     AGREED = 2
-    DISPUTED = 3
+    OPEN = 3
+    SETTLED = 4
 
 
 class Looks(NamedTuple):
@@ -62,38 +60,52 @@ def look_of(each: Settled) -> Look:
     """Return how people came to a verdict."""
     if not each.is_drawn:
         return Look.HELD
+    if each.is_disputed:
+        return Look.OPEN
     if len({answer.is_right for answer in each.answers}) > 1:
-        return Look.DISPUTED
+        return Look.SETTLED
     return Look.AGREED if each.reviewers > 1 else Look.ONE
 
 
 def mistaken_chances(settled: Sequence[Settled]) -> np.ndarray:
     """Return how probably a right draw comes out as wrong by each kind of look.
 
-    A reviewer errs as often as others say right where he said wrong first. Another one looks then, who errs as often as others do: both
-    together make AGREED, one of them and whoever settles it DISPUTED. Who has few draws errs as all do, and of few draws nobody errs.
+    Who looks first calls a right draw wrong as often as it then came out as right against him; an open dispute counts as much as settled
+    ones came out so. Those who have looked second, and those who have settled, err as they do when they look first; of whom nothing is
+    known is believed.
     """
     drawn = [each for each in settled if each.is_drawn and each.answers]
-    called_wrong = [each for each in drawn if not each.answers[0].is_right]
+    alarms = [each for each in drawn if not each.answers[0].is_right]
+    seen = [each for each in alarms if len(each.answers) > 1]
     chances = np.zeros(len(Look))
-    if not called_wrong:
+    if not seen:
         return chances
-    waiting = sum(each.reviewers == 1 for each in called_wrong) / len(called_wrong)
-    saved = [each for each in called_wrong if len(each.answers) > 1 and each.answers[1].is_right]
-    still_open = sum(each.is_disputed for each in saved) / max(1, len(saved))
+    looked_twice = len(seen) / len(alarms)
+    disputes = [each for each in seen if each.answers[1].is_right]
+    closed = [each for each in disputes if not each.is_disputed]
+    ended_right = (sum(each.is_right for each in closed) + 1) / (len(closed) + 2)  # 1/2 where none is
+    still_open = 1 - len(closed) / max(1, len(disputes))
     firsts = Counter(each.answers[0].reviewer for each in drawn)
-    saves = Counter(each.answers[0].reviewer for each in saved)
-    seconds = max(1 - waiting, 1 / len(called_wrong))  # of those that need a second look, so many have had it
-    usual = len(saved) / seconds / (len(drawn) + ENOUGH)
-    careless = {who: min(1.0, (saves[who] / seconds + ENOUGH * usual) / (count + ENOUGH)) for who, count in firsts.items()}
-    total, of_all = sum(firsts.values()), sum(count * careless[who] for who, count in firsts.items())
+    saved: dict[str, float] = defaultdict(float)
+    for each in disputes:
+        saved[each.answers[0].reviewer] += ended_right if each.is_disputed else each.is_right
+    usual = sum(saved.values()) / (len(drawn) * looked_twice + ENOUGH)
+    # a right draw is saved only if the second and the third person do not err, too
+    rates = {who: min(1.0, saved[who] / (count * looked_twice + CAUTION) / (1 - usual) ** 2) for who, count in firsts.items()}
+    settlers = _mean_rate([each.answers[2].reviewer for each in closed if len(each.answers) > 2], rates)  # noqa: PLR2004
+    seconds = [each.answers[1].reviewer for each in seen]
     for who, count in firsts.items():
-        others = (of_all - count * careless[who]) / (total - count) if total > count else usual
-        first = count / total * careless[who]
-        chances[Look.ONE] += first * waiting
-        chances[Look.AGREED] += first * (1 - waiting) * others
-        chances[Look.DISPUTED] += first * (1 - waiting) * (1 - others) * (still_open + (1 - still_open) * others)
+        first = count / len(drawn) * rates[who]
+        second = _mean_rate([other for other in seconds if other != who], rates)
+        chances[Look.ONE] += first * (1 - looked_twice)
+        chances[Look.AGREED] += first * looked_twice * second
+        chances[Look.OPEN] += first * looked_twice * (1 - second) * still_open
+        chances[Look.SETTLED] += first * looked_twice * (1 - second) * (1 - still_open) * settlers
     return chances
+
+
+def _mean_rate(people: Sequence[str], rates: Mapping[str, float]) -> float:
+    return sum(rates.get(who, 0.0) for who in people) / max(1, len(people))
 
 
 def steps_of(is_right: np.ndarray, weight: np.ndarray, d_of_each: Sequence[np.ndarray]) -> np.ndarray:

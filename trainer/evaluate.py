@@ -105,14 +105,13 @@ def may_promote(comparison: Comparison | None) -> Promotion:
             False, f"the hold-out has fewer than {FEWEST_OF_A_CLASS} right or wrong records that count, so the two cannot be compared"
         )
     said = f"AUROC {comparison.auroc:.4f}, champion {comparison.auroc_champion:.4f}, difference at least {comparison.auroc_low:+.4f}"
-    if comparison.taken_off:
-        said += f" ({comparison.taken_off:.1%} of what people called wrong taken for carelessness)"
+    off = f" ({comparison.taken_off:.1%} of what people called wrong taken for carelessness)" if comparison.taken_off else ""
     if comparison.auroc_low <= -WORSE_AUROC:
-        return Promotion(False, f"it may be worse: {said}, the limit is -{WORSE_AUROC}")
+        return Promotion(False, f"it may be worse: {said}, the limit is -{WORSE_AUROC}{off}")
     if comparison.recall_high < 0:
         return Promotion(
             False,
             f"it holds fewer wrong records: {comparison.recall:.3f} instead of {comparison.recall_champion:.3f}, "
-            f"difference at most {comparison.recall_high:+.3f}",
+            f"difference at most {comparison.recall_high:+.3f}{off}",
         )
-    return Promotion(True, f"not worse: {said}")
+    return Promotion(True, f"not worse: {said}{off}")

@@ -13,7 +13,7 @@ from trainer.careless import Look, Looks, look_of, mistaken_chances, steps_of
 from trainer.config import TrainSettings
 from trainer.cycle import _compared
 from trainer.datasets import is_held_out
-from trainer.evaluate import Judged, compare
+from trainer.evaluate import Judged, compare, may_promote
 from trainer.sort import sort
 from trainer.verdicts import Settled, settle
 
@@ -40,15 +40,15 @@ def many(decisions: range, *answers: bool, **more: Any) -> list[Verdict]:
 def test_what_each_person_said_before_the_next_came_is_kept() -> None:
     events = said(0, False, True)
     [settled] = settle([events[0]._replace(is_right=True), *events, events[0]])
-    assert settled.answers == (("r0", False), ("r1", True), ("r0", False)), "a lead settles a dispute of their own by answering again"
+    assert settled.answers == (("r0", False), ("r1", True), ("r0", False)), "who thinks better of it before the next one has one answer"
     [settled] = settle(said(0, False))
     assert settled.answers == (("r0", False),)
 
 
 def test_how_people_came_to_a_verdict() -> None:
     looks = {
-        (True,): Look.ONE, (False,): Look.ONE, (False, False): Look.AGREED, (False, True): Look.DISPUTED,
-        (False, True, False): Look.DISPUTED,
+        (True,): Look.ONE, (False,): Look.ONE, (False, False): Look.AGREED, (False, True): Look.OPEN, (False, True, False): Look.SETTLED,
+        (False, True, True): Look.SETTLED,
     }  # fmt: skip
     for answers, look in looks.items():
         for drawn in (AUDIT, FLAT):
@@ -57,36 +57,57 @@ def test_how_people_came_to_a_verdict() -> None:
 
 
 def test_how_often_people_are_careless_is_seen_from_what_second_looks_saved() -> None:
-    # four reviewers look first at 5,000 draws each; every tenth that is right they call wrong
+    # each of four reviewers looks first at 10,000 right draws and errs in a tenth of all answers
     events = []
     for first in range(4):
-        begin = 10_000 * first
-        events += many(range(begin, begin + 4_500), True, first=first, **AUDIT)
-        events += many(range(begin + 5_000, begin + 5_450), False, True, True, first=first, **AUDIT)
-        events += many(range(begin + 6_000, begin + 6_050), False, False, first=first, **AUDIT)
+        others = [(first + turn) % 4 for turn in (1, 2, 3)]
+        for place in range(10_000):
+            n = 100_000 * first + place
+            if place < 9_000:
+                events += said(n, True, first=first, **AUDIT)
+            else:
+                second = place % 10 == 0
+                third = place % 10 == 1
+                answers = (False, False) if second else (False, True, not third)
+                events += by(n, [first, others[place % 3], others[(place + 1) % 3]], answers)
     chances = mistaken_chances(settle(events))
-    assert chances[Look.AGREED] == pytest.approx(0.09**2, rel=0.05)
-    assert chances[Look.DISPUTED] == pytest.approx(0.09**2 * 0.91, rel=0.05)
-    assert chances[Look.ONE] == chances[Look.HELD] == 0.0
-    waiting = mistaken_chances(settle([*events, *many(range(90_000, 92_000), False, first=0, **AUDIT)]))
-    assert waiting[Look.ONE] == pytest.approx(0.5 * 0.17, rel=0.1), "half of what was first called wrong has had one look"
-    assert waiting[Look.AGREED] == pytest.approx(0.5 * 0.17**2, rel=0.2)
+    assert chances[Look.AGREED] == pytest.approx(0.01, rel=0.12)
+    assert chances[Look.SETTLED] == pytest.approx(0.01 * 0.9, rel=0.12)
+    assert chances[Look.ONE] == chances[Look.OPEN] == chances[Look.HELD] == 0.0
+    waiting = [event for n in range(500_000, 504_000) for event in said(n, False, first=n % 4, **AUDIT)]
+    half = mistaken_chances(settle([*events, *waiting]))
+    assert half[Look.ONE] == pytest.approx(0.5 * 0.2, rel=0.15), "as many were called wrong and wait: a fifth of what is looked at"
+    misses = [event for n in range(600_000, 604_000) for event in by(n, [n % 4, (n + 1) % 4, (n + 2) % 4], (False, True, False))]
+    same = mistaken_chances(settle([*events, *misses]))
+    assert same[Look.AGREED] == pytest.approx(chances[Look.AGREED], rel=0.25), (
+        "a second one who overlooks an error does not tell of the first"
+    )
 
 
-def test_disputes_that_nobody_has_settled_tell_as_much() -> None:
-    events = [*many(range(4_500), True, **AUDIT), *many(range(5_000, 5_500), False, True, **AUDIT)]
-    chances = mistaken_chances(settle(events))
-    assert chances[Look.DISPUTED] == pytest.approx(0.1, rel=0.1), "each open dispute counts as wrong, and most are right ones"
-    assert chances[Look.AGREED] == pytest.approx(0.01, rel=0.1)
+def by(decision: int, people: list[int], answers: tuple[bool, ...]) -> list[Verdict]:
+    """Return the events of an extra draw, answered by these people one after the other."""
+    return [said(decision, is_right, first=who, **AUDIT)[0] for who, is_right in zip(people, answers, strict=False)]
 
 
-def test_one_bad_reviewer_does_not_make_pairs_of_others_careless() -> None:
+def test_open_disputes_tell_as_much_as_settled_ones_came_out() -> None:
+    right = many(range(4_500), True, **AUDIT)
+    alone = mistaken_chances(settle([*right, *many(range(5_000, 5_500), False, True, **AUDIT)]))
+    assert alone[Look.OPEN] == pytest.approx(0.05, rel=0.2), "nobody has settled any: half of them may be right ones"
+    assert alone[Look.AGREED] == 0.0, "of who looks second alone nothing is known, so he is believed"
+    settled = [*many(range(6_000, 6_050), False, True, True, **AUDIT), *many(range(7_000, 7_450), False, True, False, **AUDIT)]
+    few = mistaken_chances(settle([*right, *many(range(5_000, 5_500), False, True, **AUDIT), *settled]))
+    assert few[Look.OPEN] < 0.4 * alone[Look.OPEN], "nine in ten of those that were settled are wrong"
+
+
+def test_a_bad_reviewer_and_few_draws_take_little_off() -> None:
     events = [*many(range(1_000), False, True, True, first=0, **AUDIT)]  # r0 calls everything wrong
     for first in range(1, 9):
         events += many(range(1_000 * first, 1_000 * first + 1_000), True, first=first, **AUDIT)
     assert mistaken_chances(settle(events))[Look.AGREED] < 0.001
-    assert mistaken_chances(settle(many(range(3), False, True, True, **AUDIT)))[Look.AGREED] < 0.05, "three draws say little"
+    three = [event for n in range(3) for event in by(n, [n % 2, 1 - n % 2, 2], (False, True, True))]
+    assert mistaken_chances(settle(three))[Look.AGREED] < 0.2, "three draws of careless people say little"
     assert (mistaken_chances(settle(many(range(50), False, False))) == NOBODY).all(), "of what is held nothing is known"
+    assert (mistaken_chances(settle(many(range(50), False, **AUDIT))) == NOBODY).all(), "nor where nobody has looked again"
     assert (mistaken_chances([]) == NOBODY).all()
 
 
@@ -131,18 +152,19 @@ def test_what_either_model_suspects_counts() -> None:
     assert 0 < lost <= 0.0101 * weight[is_right].sum(), "never more than carelessness explains"
 
 
-def test_each_kind_of_look_pays_for_its_own_mistakes() -> None:
-    is_right, called_right, d, looks, weight = world(2, 0.1)
-    kinds = [Look.HELD if n % 4 == 0 else Look.DISPUTED if n % 4 == 1 else Look.AGREED for n in range(2_000)]
-    mixed = Looks(kinds, np.array([0.0, 0.0, 0.0, 0.01]))
-    steps = steps_of(called_right, weight, d)
-    found = mixed.believed(steps, called_right, weight)
-    kind = np.array(kinds)
-    assert (found[kind != Look.DISPUTED] == weight[kind != Look.DISPUTED]).all()
-    assert found[(kind == Look.DISPUTED) & ~called_right].sum() < weight[(kind == Look.DISPUTED) & ~called_right].sum()
-    there = np.array([0, 5, 7, 1_000])
-    part = mixed.at(there)
-    assert part.of_each == [kinds[place] for place in there]
+def test_each_kind_of_look_pays_for_its_own_mistakes_at_the_weight_of_the_right_draws() -> None:
+    d = np.array([0.0, 1.0, 2.0, 3.0, 1.5, 1.5, 1.5, 1.5])
+    is_right = np.array([True] * 4 + [False] * 4)
+    weight = np.array([1.0, 2.0, 2.0, 5.0, 4.0, 4.0, 2.0, 2.0])
+    looks = Looks(
+        [Look.ONE, Look.ONE, Look.HELD, Look.ONE, Look.AGREED, Look.SETTLED, Look.HELD, Look.OPEN], np.array([0.0, 0.0, 0.1, 0.5, 9.0])
+    )  # fmt: skip
+    steps = np.array([0, 3, 3, 3, 3, 3, 3, 0])
+    found = looks.believed(steps, is_right, weight)
+    # of step 3 the right draws weigh 2 and 5: AGREED .1 of 7 off, SETTLED all; of step 0 they weigh 1: OPEN .5 of 1 off
+    assert found.tolist() == pytest.approx([1.0, 2.0, 2.0, 5.0, 4.0 - 0.7, 0.0, 2.0, 2.0 - 0.5])
+    assert looks.at(np.array([4, 7])).of_each == [Look.AGREED, Look.OPEN]
+    assert steps_of(is_right, weight, [d]).tolist() == [2, 4, 5, 7, 4, 4, 4, 4]
 
 
 def test_the_difference_of_two_models_is_seen_more_sharply_and_in_the_same_place() -> None:
@@ -175,6 +197,14 @@ def test_a_comparison_takes_mistakes_off_and_says_so() -> None:
     assert 0.05 < taken.taken_off < 0.2
     assert taken.auroc > believed.auroc + 0.02
     assert taken.auroc_high - taken.auroc_low < believed.auroc_high - believed.auroc_low
+    assert taken.recall > believed.recall
+    assert taken.auroc_champion > believed.auroc_champion
+    assert taken.recall_champion > believed.recall_champion
+    assert f"({taken.taken_off:.1%} of what people called wrong taken for carelessness)" in may_promote(taken).why
+    assert "carelessness" not in may_promote(believed).why
+    refused = may_promote(taken._replace(recall_high=-0.01))
+    assert not refused.promoted
+    assert "carelessness" in refused.why
     blind = judged(np.where(called_right, better, np.median(better)))
     everybody = looks._replace(chances=np.full(len(Look), 0.7))
     assert compare(blind, blind, called_right, weight, 0, looks) is not None
@@ -206,34 +236,53 @@ def test_the_hold_out_s_verdicts_keep_their_looks_where_a_record_cannot_be_read(
     assert found.taken_off > 0
 
 
+def by_turn(n: int, place: int, drawn: dict[str, Any]) -> list[Verdict]:
+    """Return events of three kinds in turn, the first reviewer another one each time."""
+    answers = ((True,), (False, False), (False, True, True))[place % 3]
+    return [said(n, each, first=(place + turn) % 5, **drawn)[0] for turn, each in enumerate(answers)]
+
+
+def held_out_flat(n: int) -> list[Verdict]:
+    """Return events of a flat draw if its record is held out."""
+    return said(n, False, True, True, **FLAT) if is_held_out(f"record {n}", 0.5) else []
+
+
 def test_looks_lie_beside_the_hold_out_and_certifying_draws_say_nothing_of_people() -> None:
     held_out = [n for n in range(4_000) if is_held_out(f"record {n}", 0.5)]
     others = [n for n in range(4_000) if not is_held_out(f"record {n}", 0.5)]
     events = []
     for place, n in enumerate(held_out):
-        events += said(n, *((True,), (False, False), (False, True, True))[place % 3], **(AUDIT if place % 2 else {}))
+        events += by_turn(n, place, (AUDIT if place % 2 else {}))
     settings = TrainSettings(held_out_share=0.5)
     found = sort(settle(events), settings)
     assert len(found.looks.of_each) == len(found.hold_out) == len(held_out)
     by_content = dict(zip((record.content for record in found.hold_out), found.looks.of_each, strict=True))
     for place, n in enumerate(held_out):
-        look = (Look.ONE, Look.AGREED, Look.DISPUTED)[place % 3] if place % 2 else Look.HELD
+        look = (Look.ONE, Look.AGREED, Look.SETTLED)[place % 3] if place % 2 else Look.HELD
         assert by_content[f"record {n}"] is look
     flat = [event for n in others for event in said(n, False, True, True, **FLAT)]
+    flat_held_out = sort(settle([*events, *[event for n in range(5_000, 6_000) for event in held_out_flat(n)]]), settings)
+    assert (flat_held_out.looks.chances != found.looks.chances).any(), (
+        "flat draws of the hold-out, and what is learned from, tell of people"
+    )
     again = sort(settle([*events, *flat]), settings)
     assert len(again.flat) == len(others)
     assert (again.looks.chances == found.looks.chances).all()
     assert found.looks.chances[Look.AGREED] > 0
 
 
-def test_the_chances_are_those_of_simulated_people() -> None:
+@pytest.mark.parametrize("kind", ["alike", "unlike", "two", "overlook"])
+def test_the_chances_are_those_of_simulated_people(kind: str) -> None:
     random = np.random.default_rng(5)
-    is_wrong = random.random(20_000) < 0.04
-    p = np.where(is_wrong, random.beta(2, 2, 20_000), random.beta(9, 1, 20_000))
-    known = Known([str(n) for n in range(20_000)], is_wrong, np.array([""] * 20_000), p, 0.3)
-    settled: list[Settled] = answered(known, np.arange(20_000), random, PEOPLE["alike"])
+    is_wrong = random.random(40_000) < 0.04
+    p = np.where(is_wrong, random.beta(2, 2, 40_000), random.beta(9, 1, 40_000))
+    known = Known([str(n) for n in range(40_000)], is_wrong, np.array([""] * 40_000), p, 0.3)
+    settled: list[Settled] = answered(known, np.arange(40_000), random, PEOPLE[kind])
     right = [each for each in settled if each.is_drawn and not is_wrong[int(each.decision_id)]]
     chances = mistaken_chances(settled)
-    for look in (Look.AGREED, Look.DISPUTED):
-        really = sum(look_of(each) is look and not each.is_right for each in right) / len(right)
-        assert chances[look] == pytest.approx(really, rel=0.35)
+    for look in (Look.ONE, Look.AGREED, Look.OPEN, Look.SETTLED):
+        really = sum(look_of(each) is look and each.counts_as_wrong for each in right) / len(right)
+        most = 1.35 * really + 3e-4
+        assert chances[look] <= most, f"{look.name}: not much more is taken off than there is"
+        if kind == "alike":
+            assert chances[look] == pytest.approx(really, rel=0.25, abs=1e-6)
