@@ -297,10 +297,10 @@ def erase(
     from trainer.starter_files import erase_from_starters, starters_of
 
     kept, values = of_key(settings.kafka, settings.topics, raw)
-    url, second_share = settings.review.database_url, settings.review.second_share
+    review, url = settings.review, settings.review.database_url
     with ExitStack() as parts:
         schemas = parts.enter_context(closing(Schemas(settings.kafka)))
-        store = parts.enter_context(opened(url, second_share)) if is_there(url) else None
+        store = parts.enter_context(opened(url, review.second_share, review.wrong_looks)) if is_there(url) else None
         values |= set() if store is None else store.values_of(raw)
         values |= {text for value in values if isinstance(text := schemas.opened(value), bytes)}  # starters keep what framed records say
         # the store last: without it nobody knows any more what to look for

@@ -6,7 +6,8 @@ people say as it is, with careless answers taken off, and on the truth. Candidat
 `worse` by 0.005 AUROC, which is the limit, by noise on it; `noisy`, the champion made worse by 0.005; `forgets`, the model, some kinds of
 error forgotten, until it is worse by 0.005. People: `alike` err in 5 %; `unlike`: of 16 reviewers two err in 30 % and the others in 2 %,
 twice as often where the champion doubts a record, and a fifth of the second looks is still to come; `two`: a reviewer who errs in 8 %
-looks first and a lead who errs in 1 % second, nobody settles; `overlook`: 1 % of the right ones called wrong, 30 % of the wrong ones right.
+looks first and a lead who errs in 1 % second, nobody settles; `thrice`: as `alike`, three more must call a draw wrong than right;
+`overlook`: 1 % of the right ones called wrong, 30 % of the wrong ones right.
 The last line is one JSON object: the share promoted by people, candidate and way, and of a hold-out the share of mistakes among the draws
 called wrong and the AUROC of the model that learned, by what people say and by the truth.
 """
@@ -53,13 +54,28 @@ WAYS = ("as people say", "careless taken off", "truth")
 class People(NamedTuple):
     """How often each reviewer calls a right one wrong and a wrong one right, and how much more often where the champion doubts a record.
 
-    waiting: the share that waits for a second look. Two alone look in this order, and settle no dispute.
+    waiting: the share that waits for a second look; wrong_looks: as in the settings. Two alone look in this order, and settle no dispute.
     """
 
     alarms: np.ndarray
     misses: np.ndarray
     where_doubtful: float = 1.0
     waiting: float = 0.0
+    wrong_looks: int = 2
+
+    def answers(self, random: np.random.Generator, chance: float, *, is_wrong: bool, is_drawn: bool) -> list[Answer]:
+        """Return what is said of a record, one after the other; chance: how much more often than usual they err."""
+        team = len(self.alarms)
+        asked = np.arange(2) if team == 2 else random.choice(team, 2 * self.wrong_looks - 1, replace=False)  # noqa: PLR2004
+        errs = random.random(len(asked)) < (self.misses if is_wrong else self.alarms)[asked] * chance
+        said = [Answer(f"reviewer-{who}", is_wrong == bool(is_mistaken)) for who, is_mistaken in zip(asked, errs, strict=True)]
+        if said[0].is_right or not is_drawn or random.random() < self.waiting:
+            return said[:1]
+        for looks in range(2, len(said)):
+            wrong = sum(not each.is_right for each in said[:looks])
+            if looks - wrong > wrong or 2 * wrong - looks >= self.wrong_looks:
+                return said[:looks]
+        return said
 
 
 _UNLIKE = np.array([0.3] * 2 + [0.02] * 14)
@@ -67,6 +83,7 @@ PEOPLE = {
     "alike": People(np.full(16, MISTAKEN_SHARE), np.full(16, MISTAKEN_SHARE)),
     "unlike": People(_UNLIKE, _UNLIKE, 2.0, 0.2),
     "two": People(np.array([0.08, 0.01]), np.array([0.08, 0.01])),
+    "thrice": People(np.full(16, MISTAKEN_SHARE), np.full(16, MISTAKEN_SHARE), wrong_looks=3),
     "overlook": People(np.full(16, 0.01), np.full(16, 0.3)),
 }
 
@@ -82,7 +99,7 @@ class Known(NamedTuple):
 
 
 def answered(known: Known, places: np.ndarray, random: np.random.Generator, people: People) -> list[Settled]:
-    """Return what people say of those records that are held or drawn; a wrong on a draw is looked at twice, a dispute by a third."""
+    """Return what people say of those records that are held or drawn; a wrong on a draw is looked at again."""
     p, threshold = known.p_chosen[places], known.threshold
     decisions = [Decision(Route.CLEAN, "model", p_chosen=float(each)) for each in p]
     draws = LOTTERIES.draws([f"{random.integers(1 << 62)}" for _ in places], decisions, threshold)
@@ -92,19 +109,15 @@ def answered(known: Known, places: np.ndarray, random: np.random.Generator, peop
         is_held = each < threshold
         if draw is None and not is_held:
             continue
-        team = len(people.alarms)
-        asked = np.arange(2) if team == 2 else random.choice(team, 3, replace=False)  # noqa: PLR2004
-        chance = (people.misses if known.is_wrong[place] else people.alarms)[asked] * (people.where_doubtful if each < doubtful else 1.0)
-        said = [bool(known.is_wrong[place]) == is_mistaken for is_mistaken in random.random(len(asked)) < chance]
         is_drawn = not is_held or (draw is not None and draw.lottery == "flat")
-        looks = 1 if said[0] or not is_drawn or random.random() < people.waiting else len(asked) if said[1] else 2
-        answers = tuple(Answer(f"reviewer-{who}", is_right) for who, is_right in zip(asked[:looks], said, strict=False))
+        chance = people.where_doubtful if each < doubtful else 1.0
+        answers = people.answers(random, chance, is_wrong=bool(known.is_wrong[place]), is_drawn=is_drawn)
         found.append(
             Settled(
                 str(place), known.values[place], answers[-1].is_right, "quarantine" if is_held else "audit",
-                None if draw is None else draw.lottery, 0.0 if draw is None else draw.propensity, looks, 0, None,
-                is_disputed=looks == 2 and said[1], distance=abs(logit(float(each)) - logit(threshold)),  # noqa: PLR2004
-                reviewer=answers[-1].reviewer, answers=answers,
+                None if draw is None else draw.lottery, 0.0 if draw is None else draw.propensity, len(answers), 0, None,
+                is_disputed=len({answer.is_right for answer in answers}) == len(answers) == 2,  # noqa: PLR2004
+                distance=abs(logit(float(each)) - logit(threshold)), reviewer=answers[-1].reviewer, answers=tuple(answers),
             )
         )  # fmt: skip
     return found

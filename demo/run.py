@@ -101,7 +101,7 @@ def _tables(address: str, place: Path, port: int, *, keep: bool) -> SimpleNamesp
         gate=gate,
         registry=RegistrySettings(url=str(place / "registry")),
         train=TrainSettings(alpha=0.05, contrastive_per_verdict=1.0, epochs=2.5, held_out_share=0.5),
-        review=ReviewSettings(port=port, users_file=place / "users.toml", database_url=f"sqlite:///{place}/review.sqlite3"),
+        review=ReviewSettings(port=port, users_file=place / "users.toml", database_url=f"sqlite:///{place}/review.sqlite3", wrong_looks=3),
     )
 
 

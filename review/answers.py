@@ -44,7 +44,7 @@ _MOST_DRAWS, _MEASURED_SECONDS = 2_000, 20.0
 _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
-FOR_ANOTHER = "you have answered them, and a second person must look too: a wrong on a blind record counts only when two have seen it"
+FOR_ANOTHER = "you have answered them, and another person must look too: a wrong on a blind record counts only when others have seen it"
 
 
 class Deps(NamedTuple):

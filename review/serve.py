@@ -50,7 +50,7 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
     rules = Reread(tables.gate.rules_file, Rules.load)
     cluster = look_at_cluster(kafka, [topics.clean, topics.quarantine, topics.audit, topics.verdicts], topics.clean)
     with ExitStack() as parts:
-        store = parts.enter_context(opened(settings.database_url, settings.second_share, anew=rebuild))
+        store = parts.enter_context(opened(settings.database_url, settings.second_share, settings.wrong_looks, anew=rebuild))
         metrics, schemas = ReviewMetrics(), Schemas(kafka)
         parts.callback(schemas.close)
         # the transactional id comes first: it ends what a predecessor left open, so that the topics have an end to read to

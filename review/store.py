@@ -24,8 +24,8 @@ from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECON
 from stream.decide import ticket
 from stream.records import REPLAY, Lottery
 
-_ENOUGH_REVIEWERS = 3
 _SCHEMA = 3
+_LOOKS = 2
 
 
 Row = dict[str, object]
@@ -45,12 +45,15 @@ class Counts(NamedTuple):
 class Store:
     """The database of one review service."""
 
-    def __init__(self, url: str, second_share: float = 0.0, *, anew: bool = False) -> None:
+    def __init__(self, url: str, second_share: float = 0.0, wrong_looks: int = 2, *, anew: bool = False) -> None:
         """Connect and create what is missing; `anew` gives up what a store of another schema projects.
+
+        second_share, wrong_looks: as in the settings.
 
         Raises SettingInvalid when the URL or the database cannot be used.
         """
         self._second_share = second_share
+        self._wrong_looks = wrong_looks
         self._epoch: int | None = None
         try:
             self._database = Database(url)
@@ -191,13 +194,18 @@ class Store:
         if said[-1].source == REPLAY:
             return None
         by_reviewer = {event.reviewer: event.verdict for event in said}
-        if len(by_reviewer) >= _ENOUGH_REVIEWERS:
-            return None
-        if len(by_reviewer) > 1:
-            return CONFLICT if len(set(by_reviewer.values())) > 1 else None
+        wrong = sum(verdict == "wrong" for verdict in by_reviewer.values())
+        right = len(by_reviewer) - wrong
         is_drawn = said[-1].blind or said[-1].source == "audit"  # held or not, a certificate counts what the flat lottery drew
-        needs_second = (is_drawn and said[-1].verdict == "wrong") or ticket(decision_id, "second") < self._second_share
-        return SECOND if needs_second else None
+        looks = self._wrong_looks if is_drawn else _LOOKS
+        if len(by_reviewer) == 1:
+            needs_second = (is_drawn and wrong) or ticket(decision_id, "second") < self._second_share
+            return SECOND if needs_second else None
+        if not right:
+            return SECOND if is_drawn and wrong < looks else None
+        if right > wrong or wrong - right >= looks or len(by_reviewer) > 2 * (looks - 1):
+            return None
+        return CONFLICT
 
     # --- reading
 
@@ -358,9 +366,9 @@ def kappa(pairs: Sequence[tuple[str, ...]]) -> float | None:
 
 
 @contextmanager
-def opened(url: str, second_share: float, *, anew: bool = False) -> Iterator[Store]:
+def opened(url: str, second_share: float, wrong_looks: int = 2, *, anew: bool = False) -> Iterator[Store]:
     """Open a store and close it in the end."""
-    store = Store(url, second_share, anew=anew)
+    store = Store(url, second_share, wrong_looks, anew=anew)
     try:
         yield store
     finally:

@@ -22,13 +22,20 @@ CAUTION, ENOUGH = 5.0, 100.0
 
 
 class Look(IntEnum):
-    """How people came to a verdict: not blind; or of a draw one alone, nobody against it, two who disagree, a dispute that is settled."""
+    """How people came to a verdict: not blind; or of a draw one alone, nobody against it, two who disagree, a dispute that is settled.
+
+    CERTAIN: three or more have called it wrong, which no carelessness explains.
+    """
 
     HELD = 0
     ONE = 1
     AGREED = 2
     OPEN = 3
     SETTLED = 4
+    CERTAIN = 5
+
+
+_CERTAIN = 3
 
 
 class Looks(NamedTuple):
@@ -62,7 +69,10 @@ def look_of(each: Settled) -> Look:
         return Look.HELD
     if each.is_disputed:
         return Look.OPEN
-    if len({answer.is_right for answer in each.answers}) > 1:
+    wrong = sum(not answer.is_right for answer in each.answers)
+    if wrong >= _CERTAIN:
+        return Look.CERTAIN
+    if 0 < wrong < len(each.answers):
         return Look.SETTLED
     return Look.AGREED if each.reviewers > 1 else Look.ONE
 
@@ -94,14 +104,21 @@ def mistaken_chances(settled: Sequence[Settled]) -> np.ndarray:
     rates = {who: min(1.0, saved[who] / (count * looked_twice + CAUTION) / (1 - usual) ** 2) for who, count in firsts.items()}
     settlers = _mean_rate([each.answers[2].reviewer for each in closed if len(each.answers) > 2], rates)  # noqa: PLR2004
     seconds = [each.answers[1].reviewer for each in seen]
+    agreed, settled_so = (_ended(seen, said) for said in ((False, False), (False, True, False)))
     for who, count in firsts.items():
         first = count / len(drawn) * rates[who]
         second = _mean_rate([other for other in seconds if other != who], rates)
         chances[Look.ONE] += first * (1 - looked_twice)
-        chances[Look.AGREED] += first * looked_twice * second
+        chances[Look.AGREED] += first * looked_twice * second * agreed
         chances[Look.OPEN] += first * looked_twice * (1 - second) * still_open
-        chances[Look.SETTLED] += first * looked_twice * (1 - second) * (1 - still_open) * settlers
+        chances[Look.SETTLED] += first * looked_twice * (1 - second) * (1 - still_open) * settlers * settled_so
     return chances
+
+
+def _ended(seen: Sequence[Settled], said: tuple[bool, ...]) -> float:
+    """Return the share of those of which people first said this that nobody has looked at since."""
+    begun = [each for each in seen if tuple(answer.is_right for answer in each.answers[: len(said)]) == said]
+    return sum(len(each.answers) == len(said) for each in begun) / max(1, len(begun))
 
 
 def _mean_rate(people: Sequence[str], rates: Mapping[str, float]) -> float:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from review.auth import Who
+from review.store import opened
 from tests.integration.conftest import send, wait_until
 from tests.integration.reviewing import Page, come, held
 
@@ -60,5 +61,26 @@ def test_who_works_alone_is_told_what_waits_for_somebody_else(page: Page, tables
     page.answer(page.lease(), "right")
     counts = page.get("/api/counts")
     assert (counts["open"], counts["for_another"]) == (1, 1)
-    assert "a second person must look too" in counts["for_another_why"]
+    assert "another person must look too" in counts["for_another_why"]
     assert page.running.app.state.answers.counts(LI)["for_another"] == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "look"),
+    [
+        ("wrong wrong", 2), ("wrong wrong wrong", None), ("wrong right", 3), ("wrong right right", None), ("wrong wrong right", 3),
+        ("wrong wrong right wrong", 3), ("wrong wrong right wrong wrong", None), ("wrong wrong right right", 3),
+        ("wrong right wrong right right", None), ("right", None),
+    ],
+)  # fmt: skip
+def test_three_more_must_call_a_draw_wrong_where_that_is_asked_for(said: str, look: int | None) -> None:
+    events = [SimpleNamespace(reviewer=f"r{n}", verdict=each, blind=True, source="audit") for n, each in enumerate(said.split())]
+    with opened("sqlite://", 0.0, 3) as store:
+        assert store._next_look("in:1:0", events) == look
+    with opened("sqlite://", 0.0) as store:
+        two = store._next_look("in:1:0", events[:2]) if len(events) > 1 else None
+        assert two == (3 if said.startswith("wrong right") else None)
+        assert store._next_look("in:1:0", events[:3]) is None or len(events) < 3  # noqa: PLR2004
+    held = [SimpleNamespace(reviewer=each.reviewer, verdict=each.verdict, blind=False, source="quarantine") for each in events]
+    with opened("sqlite://", 0.0, 3) as store:
+        assert store._next_look("in:1:0", held[:1]) is None, "what is held is not blind: one look"
