@@ -30,6 +30,7 @@ from demo.summary import Scored, score
 from model_registry.manifest import Calibration
 from stream.config import GateSettings
 from stream.decide import Lotteries, logit
+from stream.looks import TWO, wanted_look
 from stream.records import Decision, Route
 from trainer.bases import encoder_of, load_base
 from trainer.calibrate import auroc_of, p_of
@@ -61,7 +62,7 @@ class People(NamedTuple):
     misses: np.ndarray
     where_doubtful: float = 1.0
     waiting: float = 0.0
-    wrong_looks: int = 2
+    wrong_looks: int = TWO
 
     def answers(self, random: np.random.Generator, chance: float, *, is_wrong: bool, is_drawn: bool) -> list[Answer]:
         """Return what is said of a record, one after the other; chance: how much more often than usual they err."""
@@ -72,8 +73,8 @@ class People(NamedTuple):
         if said[0].is_right or not is_drawn or random.random() < self.waiting:
             return said[:1]
         for looks in range(2, len(said)):
-            wrong = sum(not each.is_right for each in said[:looks])
-            if looks - wrong > wrong or 2 * wrong - looks >= self.wrong_looks:
+            by_now = [each.is_right for each in said[:looks]]
+            if wanted_look(by_now, last=by_now[-1], is_drawn=True, wrong_looks=self.wrong_looks) is None:
                 return said[:looks]
         return said
 
@@ -112,12 +113,15 @@ def answered(known: Known, places: np.ndarray, random: np.random.Generator, peop
         is_drawn = not is_held or (draw is not None and draw.lottery == "flat")
         chance = people.where_doubtful if each < doubtful else 1.0
         answers = people.answers(random, chance, is_wrong=bool(known.is_wrong[place]), is_drawn=is_drawn)
+        wanted = wanted_look(
+            [answer.is_right for answer in answers], last=answers[-1].is_right, is_drawn=is_drawn, wrong_looks=people.wrong_looks
+        )
         found.append(
             Settled(
                 str(place), known.values[place], answers[-1].is_right, "quarantine" if is_held else "audit",
                 None if draw is None else draw.lottery, 0.0 if draw is None else draw.propensity, len(answers), 0, None,
-                is_disputed=len({answer.is_right for answer in answers}) == len(answers) == 2,  # noqa: PLR2004
-                distance=abs(logit(float(each)) - logit(threshold)), reviewer=answers[-1].reviewer, answers=tuple(answers),
+                wanted == "settlement", wanted == "another", abs(logit(float(each)) - logit(threshold)),
+                reviewer=answers[-1].reviewer, answers=tuple(answers),
             )
         )  # fmt: skip
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from demo.twins import UNREADABLE, Twin, take
 from model_registry.config import RegistrySettings
+from review.config import ReviewSettings
 from stream.config import GateSettings, KafkaSettings
 from trainer.config import TrainSettings
 from trainer.make_starter import make_starter
@@ -20,7 +21,8 @@ def readable(count: int, seed: int) -> list[Twin]:
 
 def tables_in(place: Path, gate: GateSettings, train: TrainSettings) -> Any:
     """Return settings whose registry lies in a directory; nothing is asked of Kafka."""
-    return SimpleNamespace(kafka=KafkaSettings(), gate=gate, registry=RegistrySettings(url=str(place / "registry")), train=train)
+    registry = RegistrySettings(url=str(place / "registry"))
+    return SimpleNamespace(kafka=KafkaSettings(), gate=gate, registry=registry, train=train, review=ReviewSettings())
 
 
 def published_starter(place: Path, twins: Sequence[Twin]) -> RegistrySettings:

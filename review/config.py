@@ -32,10 +32,11 @@ class ReviewSettings(Table):
     lease_seconds: Annotated[float, Field(ge=1)] = 120.0
     """How long a record is kept for one reviewer before it goes back by itself."""
     second_share: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Share of the records that a second reviewer answers too; every `wrong` on an audit is looked at twice in any case."""
+    """Share of the records that a second reviewer answers too; every `wrong` on an audit is looked at again in any case."""
     wrong_looks: Annotated[int, Field(ge=2, le=4)] = 2
-    """How many more people must call a blind record wrong than right before it counts, among at most 3, 5 or 7; then the last one's answer
-    does. The more, the fewer careless answers in a row pass for an error; it takes as many reviewers."""
+    """How many more people must call a blind record wrong than right before it counts; after 3, 5 or 7 people the last answer does, and
+    fewer may leave it waiting. The more, the fewer careless answers in a row pass for an error. After a change: `winnow review --rebuild`.
+    """
     read_clean: bool = False
     """Keep clean records too, so that the page can show what the same twin said before."""
     gate_metrics: tuple[Annotated[str, Field(pattern=r"^https?://")], ...] = ()

@@ -17,6 +17,7 @@ from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING
 
 Order = Literal["uncertainty", "age", "reason"]
 ORDERS: tuple[Order, ...] = ("uncertainty", "age", "reason")
+_TWO = 2
 
 
 class Answered(WinnowError):
@@ -203,9 +204,14 @@ def _open_to(reviewer: str, is_lead: bool) -> Iterator[sa.ColumnElement[bool]]:
     """Yield the conditions under which an open record may be offered to a reviewer: a second look is somebody else's."""
     yield tables.records.c.state == OPEN
     mine = sa.exists().where(_said_by(reviewer, tables.records.c.decision_id))
-    settles = sa.and_(tables.records.c.look == CONFLICT, sa.true() if is_lead else sa.false())
+    settles = settled_by_lead() if is_lead else sa.false()
     yield sa.or_(tables.records.c.look == FIRST, settles, ~mine)
     yield ~sa.exists().where(tables.skips.c.decision_id == tables.records.c.decision_id, tables.skips.c.reviewer == reviewer)
+
+
+def settled_by_lead() -> sa.ColumnElement[bool]:
+    """Return the condition of a conflict that a lead may settle who is one of the two: once, or they would get it again and again."""
+    return sa.and_(tables.records.c.look == CONFLICT, tables.records.c.verdicts <= _TWO)
 
 
 def _said_by(reviewer: str, decision_id: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:

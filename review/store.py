@@ -18,14 +18,14 @@ from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
 from review.database import Database
-from review.leases import Leases, has_lapsed, waits_again, was_answered
+from review.leases import Leases, has_lapsed, settled_by_lead, waits_again, was_answered
 from review.rows import hash_of
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
+from stream.looks import TWO, wanted_look
 from stream.records import REPLAY, Lottery
 
 _SCHEMA = 3
-_LOOKS = 2
 
 
 Row = dict[str, object]
@@ -45,7 +45,7 @@ class Counts(NamedTuple):
 class Store:
     """The database of one review service."""
 
-    def __init__(self, url: str, second_share: float = 0.0, wrong_looks: int = 2, *, anew: bool = False) -> None:
+    def __init__(self, url: str, second_share: float = 0.0, wrong_looks: int = TWO, *, anew: bool = False) -> None:
         """Connect and create what is missing; `anew` gives up what a store of another schema projects.
 
         second_share, wrong_looks: as in the settings.
@@ -193,19 +193,13 @@ class Store:
         """Return which look a record waits for after these verdicts, None when the last one settles it."""
         if said[-1].source == REPLAY:
             return None
-        by_reviewer = {event.reviewer: event.verdict for event in said}
-        wrong = sum(verdict == "wrong" for verdict in by_reviewer.values())
-        right = len(by_reviewer) - wrong
+        by_reviewer = {event.reviewer: event.verdict == "right" for event in said}
         is_drawn = said[-1].blind or said[-1].source == "audit"  # held or not, a certificate counts what the flat lottery drew
-        looks = self._wrong_looks if is_drawn else _LOOKS
-        if len(by_reviewer) == 1:
-            needs_second = (is_drawn and wrong) or ticket(decision_id, "second") < self._second_share
-            return SECOND if needs_second else None
-        if not right:
-            return SECOND if is_drawn and wrong < looks else None
-        if right > wrong or wrong - right >= looks or len(by_reviewer) > 2 * (looks - 1):
-            return None
-        return CONFLICT
+        last = said[-1].verdict == "right"
+        wanted = wanted_look(list(by_reviewer.values()), last=last, is_drawn=is_drawn, wrong_looks=self._wrong_looks)
+        if wanted is None:
+            return SECOND if len(by_reviewer) == 1 and ticket(decision_id, "second") < self._second_share else None
+        return SECOND if wanted == "another" else CONFLICT
 
     # --- reading
 
@@ -259,11 +253,16 @@ class Store:
         return Counts(of(OPEN) + open_again, leased, of(DONE) + lapsed - open_again, second, conflict, done_today)
 
     def for_another(self, reviewer: str, *, is_lead: bool = False) -> int:
-        """Return how many open records wait for somebody else, because this reviewer has answered them already."""
+        """Return how many open records wait for somebody else, because this reviewer has answered them already.
+
+        A lead settles a conflict of two, their own among them, by one more answer; if that was not enough, others must look.
+        """
         mine = sa.exists().where(tables.verdicts.c.decision_id == tables.records.c.decision_id, tables.verdicts.c.reviewer == reviewer)
-        looks = (SECOND,) if is_lead else (SECOND, CONFLICT)
+        waits = [tables.records.c.state == OPEN, tables.records.c.look.in_((SECOND, CONFLICT)), mine]
+        if is_lead:
+            waits.append(sa.not_(settled_by_lead()))
         with self._database.reading() as db:
-            wanted = sa.select(sa.func.count()).where(tables.records.c.state == OPEN, tables.records.c.look.in_(looks), mine)
+            wanted = sa.select(sa.func.count()).where(*waits)
             return int(db.execute(wanted).scalar() or 0)
 
     def waiting_since_ms(self) -> int | None:
@@ -366,7 +365,7 @@ def kappa(pairs: Sequence[tuple[str, ...]]) -> float | None:
 
 
 @contextmanager
-def opened(url: str, second_share: float, wrong_looks: int = 2, *, anew: bool = False) -> Iterator[Store]:
+def opened(url: str, second_share: float, wrong_looks: int = TWO, *, anew: bool = False) -> Iterator[Store]:
     """Open a store and close it in the end."""
     store = Store(url, second_share, wrong_looks, anew=anew)
     try:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from river.drift import ADWIN
 
 from model_registry.registry import CHAMPION, Registry
+from stream.looks import TWO
 from stream.records import Lottery, Verdict
 from trainer.verdicts import read_snapshot, settle
 
@@ -30,9 +31,10 @@ class Risen(NamedTuple):
 class AuditedErrors:
     """Remembers how far the topic has been read, and what was said of flat draws by the digest of the version that judged them."""
 
-    def __init__(self, delta: float) -> None:
-        """Begin before the first verdict."""
+    def __init__(self, delta: float, wrong_looks: int = TWO) -> None:
+        """Begin before the first verdict; delta as ADWIN's, wrong_looks as the review service's."""
         self._delta = delta
+        self._wrong_looks = wrong_looks
         self._offsets: dict[int, int] = {}
         self._said: dict[str, list[Verdict]] = defaultdict(list)
 
@@ -67,7 +69,9 @@ class AuditedErrors:
         """
         said = self._said.get(digest, [])
         first = {event.decision_id: event.time_ms for event in reversed(said)}
-        settled = sorted((each for each in settle(said) if not each.is_pending), key=lambda each: first[each.decision_id])
+        settled = sorted(
+            (each for each in settle(said, self._wrong_looks) if not each.is_pending), key=lambda each: first[each.decision_id]
+        )
         adwin: Any = ADWIN(delta=self._delta)
         before: float | None = None
         at_cut, wrong, draws = 0.0, 0, 0

@@ -24,7 +24,7 @@ CAUTION, ENOUGH = 5.0, 100.0
 class Look(IntEnum):
     """How people came to a verdict: not blind; or of a draw one alone, nobody against it, two who disagree, a dispute that is settled.
 
-    CERTAIN: three or more have called it wrong, which no carelessness explains.
+    CERTAIN: three or more call it wrong, which carelessness explains of hardly any.
     """
 
     HELD = 0
@@ -69,10 +69,11 @@ def look_of(each: Settled) -> Look:
         return Look.HELD
     if each.is_disputed:
         return Look.OPEN
-    wrong = sum(not answer.is_right for answer in each.answers)
+    latest = {answer.reviewer: answer.is_right for answer in each.answers}
+    wrong = sum(not is_right for is_right in latest.values())
     if wrong >= _CERTAIN:
         return Look.CERTAIN
-    if 0 < wrong < len(each.answers):
+    if 0 < wrong < len(latest):
         return Look.SETTLED
     return Look.AGREED if each.reviewers > 1 else Look.ONE
 

@@ -75,7 +75,7 @@ def run_cycle(
     stream = stream_of_cycle(base, unlabelled, tables, settings)
     with closing(Schemas(tables.kafka)) as schemas:
         snapshot = read_snapshot(tables.kafka, tables.topics.verdicts, schemas=schemas)
-    sorted_ = sort(settle(snapshot.verdicts), settings)
+    sorted_ = sort(settle(snapshot.verdicts, tables.review.wrong_looks), settings)
     if not sorted_.learn:
         raise DataRefused(f"{tables.topics.verdicts} holds no verdict to learn from ({len(sorted_.flat)} are kept for the certificate)")
     findings = checked(sorted_.learn, sorted_.hold_out, settings)

@@ -12,10 +12,12 @@ from typing import NamedTuple
 from stream import wire
 from stream.config import KafkaSettings
 from stream.decide import logit
+from stream.looks import TWO, wanted_look
 from stream.records import REPLAY, Lottery, Unread, Verdict
 from stream.schemas import Schemas
 from stream.tail import Tail
 
+AUDIT = "audit"
 _ENOUGH_DRAWS = 10
 
 
@@ -40,6 +42,7 @@ class Settled(NamedTuple):
 
     distance: how far its logit was from the threshold's, in nats; None where no model was asked, as for what a rule holds.
     kind: what people called the error, else the field they named, else the gate's reason. reviewer: whose answer it is.
+    is_disputed, is_waiting: people disagree and others must look, or nobody has contradicted a wrong that more must see.
     answers: in turn; who thinks better of it before somebody else comes has one, who settles a dispute of their own another one.
     """
 
@@ -53,6 +56,7 @@ class Settled(NamedTuple):
     time_ms: int
     correction: str | None
     is_disputed: bool = False
+    is_waiting: bool = False
     distance: float | None = None
     kind: str = ""
     reviewer: str = ""
@@ -65,17 +69,17 @@ class Settled(NamedTuple):
 
     @property
     def is_drawn(self) -> bool:
-        """Whether a lottery drew it, so that it is judged blind and a wrong counts only when two have seen it."""
-        return self.source == "audit" or self.is_flat
+        """Whether a lottery drew it, so that it is judged blind and a wrong counts only when others have seen it."""
+        return self.source == AUDIT or self.is_flat
 
     @property
     def is_pending(self) -> bool:
-        """Whether it still needs another look: two people disagree, or one alone has called an audit or a flat draw wrong."""
-        return self.is_disputed or (self.is_drawn and not self.is_right and self.reviewers < 2)  # noqa: PLR2004
+        """Whether it still needs another look."""
+        return self.is_disputed or self.is_waiting
 
     @property
     def counts_as_wrong(self) -> bool:
-        """Whether a certificate must count it as wrong: also while two people disagree, since only a wrong is looked at twice."""
+        """Whether a certificate must count it as wrong: also while people disagree, since only a wrong is looked at again."""
         return self.is_disputed or not self.is_right
 
 
@@ -122,18 +126,22 @@ def _opened(verdict: Verdict, schemas: Schemas) -> Verdict | None:
     return verdict._replace(value=value or b"", correction=correction)
 
 
-def settle(verdicts: Sequence[Verdict]) -> list[Settled]:
-    """Return one answer a decision, by decision id; the events of a decision are given in their order."""
+def settle(verdicts: Sequence[Verdict], wrong_looks: int = TWO) -> list[Settled]:
+    """Return one answer a decision, by decision id; the events of a decision are given in their order.
+
+    wrong_looks: how many more people must call a draw wrong than right, as in the review service's settings.
+    """
     said: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         said.setdefault(verdict.decision_id, []).append(verdict)
-    return [_settled(events) for _, events in sorted(said.items())]
+    return [_settled(events, wrong_looks) for _, events in sorted(said.items())]
 
 
-def _settled(events: list[Verdict]) -> Settled:
+def _settled(events: list[Verdict], wrong_looks: int) -> Settled:
     last = events[-1]
     latest = {event.reviewer: event.is_right for event in events}
-    is_disputed = len(latest) == 2 and len(set(latest.values())) == 2  # noqa: PLR2004
+    is_drawn = last.source == AUDIT or (last.lottery == Lottery.FLAT and last.propensity > 0)
+    wanted = wanted_look(list(latest.values()), last=last.is_right, is_drawn=is_drawn, wrong_looks=wrong_looks)
     return Settled(
         last.decision_id,
         last.value.decode("utf-8", "replace"),
@@ -141,10 +149,11 @@ def _settled(events: list[Verdict]) -> Settled:
         last.source,
         last.lottery,
         last.propensity,
-        len({event.reviewer for event in events}),
+        len(latest),
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
-        is_disputed,
+        wanted == "settlement",
+        wanted == "another",
         None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
         last.kind or last.field or last.reason,
         last.reviewer,
@@ -170,12 +179,12 @@ def weights_of(settled: Sequence[Settled]) -> dict[str, float]:
     reach = max((each.distance for each in extra if each.distance is not None), default=-1.0)
     flat = min((each.propensity for each in settled if each.is_flat), default=0.0)
     of_extra = 1 - (1 - min((each.propensity for each in extra), default=0.0)) / (1 - flat) if flat < 1 else 0.0
-    held = [each for each in settled if each.source != "audit" and each.distance is not None]
+    held = [each for each in settled if each.source != AUDIT and each.distance is not None]
     drawn = [each for each in held if each.is_flat]
     answered = 1.0 if len(drawn) < _ENOUGH_DRAWS else max(1.0, sum(1 / each.propensity for each in drawn) / len(held))
 
     def weight(each: Settled) -> float:
-        if each.source != "audit":
+        if each.source != AUDIT:
             return answered if each.distance is not None else 1.0
         if each.propensity <= 0:
             return 1.0

@@ -57,7 +57,7 @@ class Watcher:
         self._from = base_name, unlabelled
         self._metrics = metrics
         self._registry = Registry(tables.registry)
-        self._audited = AuditedErrors(settings.drift_delta)
+        self._audited = AuditedErrors(settings.drift_delta, tables.review.wrong_looks)
         self._in_vain = 0  # verdicts that a cycle has been refused with: the same ones would be refused again
         self._pause = WATCH_SECONDS
         self.is_well = False

@@ -7,11 +7,15 @@ import sys
 from types import SimpleNamespace
 
 from model_registry.config import RegistrySettings
+from review.config import ReviewSettings
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from trainer.config import TrainSettings
 from trainer.cycle import run_cycle
 
-TABLES = {"kafka": KafkaSettings, "topics": TopicSettings, "gate": GateSettings, "registry": RegistrySettings, "train": TrainSettings}
+TABLES = {
+    "kafka": KafkaSettings, "topics": TopicSettings, "gate": GateSettings, "registry": RegistrySettings, "train": TrainSettings,
+    "review": ReviewSettings,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from foundation.errors import DataRefused
 from model_registry.config import RegistrySettings
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_HTML, REPORT_JSON
+from review.config import ReviewSettings
 from stream import wire
 from stream.config import GateSettings, KafkaSettings, TopicSettings
 from stream.decide import ticket
@@ -34,9 +35,8 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def tables(kafka: KafkaSettings, topics: TopicSettings, tmp_path: Path) -> Any:
     train = TrainSettings(epochs=1, batch_size=8, contrastive_per_verdict=1)
-    return SimpleNamespace(
-        kafka=kafka, topics=topics, gate=GateSettings(), registry=RegistrySettings(url=str(tmp_path / "registry")), train=train
-    )
+    registry = RegistrySettings(url=str(tmp_path / "registry"))
+    return SimpleNamespace(kafka=kafka, topics=topics, gate=GateSettings(), registry=registry, train=train, review=ReviewSettings())
 
 
 def say(tables: Any, twins: Sequence[Twin], first: int = 0, **more: object) -> None:

@@ -1,11 +1,12 @@
 """Second looks are blind to the first answer, held draws get one too, and who works alone is told what waits."""
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from review.auth import Who
-from review.store import opened
+from review.serve import service
 from tests.integration.conftest import send, wait_until
 from tests.integration.reviewing import Page, come, held
 
@@ -65,22 +66,43 @@ def test_who_works_alone_is_told_what_waits_for_somebody_else(page: Page, tables
     assert page.running.app.state.answers.counts(LI)["for_another"] == 0
 
 
-@pytest.mark.parametrize(
-    ("said", "look"),
-    [
-        ("wrong wrong", 2), ("wrong wrong wrong", None), ("wrong right", 3), ("wrong right right", None), ("wrong wrong right", 3),
-        ("wrong wrong right wrong", 3), ("wrong wrong right wrong wrong", None), ("wrong wrong right right", 3),
-        ("wrong right wrong right right", None), ("right", None),
-    ],
-)  # fmt: skip
-def test_three_more_must_call_a_draw_wrong_where_that_is_asked_for(said: str, look: int | None) -> None:
-    events = [SimpleNamespace(reviewer=f"r{n}", verdict=each, blind=True, source="audit") for n, each in enumerate(said.split())]
-    with opened("sqlite://", 0.0, 3) as store:
-        assert store._next_look("in:1:0", events) == look
-    with opened("sqlite://", 0.0) as store:
-        two = store._next_look("in:1:0", events[:2]) if len(events) > 1 else None
-        assert two == (3 if said.startswith("wrong right") else None)
-        assert store._next_look("in:1:0", events[:3]) is None or len(events) < 3  # noqa: PLR2004
-    held = [SimpleNamespace(reviewer=each.reviewer, verdict=each.verdict, blind=False, source="quarantine") for each in events]
-    with opened("sqlite://", 0.0, 3) as store:
-        assert store._next_look("in:1:0", held[:1]) is None, "what is held is not blind: one look"
+def test_three_more_must_call_a_draw_wrong_where_that_is_asked_for(page: Page, tables: SimpleNamespace) -> None:
+    tables.review = tables.review.model_copy(update={"wrong_looks": 3})
+    send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
+    people = [Who(name, frozenset({"reviewer"})) for name in ("mei", "li", "chen", "wu")]
+    lead = Who("lead", frozenset({"lead"}))
+    with service(tables) as running:
+        come(Page(running), 1)
+        answers = running.app.state.answers
+
+        def says(who: Who, verdict: str) -> None:
+            lease = answers.lease(who, {})
+            assert lease["decision_id"] == "in:1:0"
+            answers.verdict(who, "in:1:0", {"lease": lease["lease"], "verdict": verdict})
+
+        says(people[0], "wrong")
+        says(people[1], "wrong")
+        assert answers.counts(people[0])["second"] == 1, "two are not enough"
+        assert answers.lease(people[1], {})["decision_id"] is None
+        says(people[2], "right")
+        says(lead, "wrong")
+        counts = answers.counts(lead)
+        assert (counts["conflict"], counts["for_another"]) == (1, 1)
+        assert answers.lease(lead, {})["decision_id"] is None, "a lead's answer is one among others, and not asked for again"
+        says(people[3], "wrong")
+        assert answers.counts(people[0])["done"] == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_is_held_is_not_looked_at_again_however_many_looks_a_draw_needs(page: Page) -> None:
+    page.running.store._wrong_looks = 4
+
+    def wanted(said: str, *, blind: bool) -> int | None:
+        source = "audit" if blind else "quarantine"
+        events = [SimpleNamespace(reviewer=f"r{n}", verdict=each, blind=blind, source=source) for n, each in enumerate(said.split())]
+        return cast("int | None", page.running.store._next_look("in:1:0", cast(Any, events)))
+
+    held_ones = {"wrong": None, "wrong wrong": None, "wrong right": 3, "wrong right wrong": None, "wrong right right": None}
+    assert {said: wanted(said, blind=False) for said in held_ones} == held_ones
+    blind_ones = {"right": None, "wrong wrong wrong": 2, "wrong wrong wrong wrong": None, "wrong right wrong": 3, "wrong right right": None}
+    assert {said: wanted(said, blind=True) for said in blind_ones} == blind_ones
