@@ -14,10 +14,10 @@ from review import tables
 from review.database import Database
 from review.refused import LeaseLost
 from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING
+from stream.looks import TWO
 
 Order = Literal["uncertainty", "age", "reason"]
 ORDERS: tuple[Order, ...] = ("uncertainty", "age", "reason")
-_TWO = 2
 
 
 class Answered(WinnowError):
@@ -211,7 +211,7 @@ def _open_to(reviewer: str, is_lead: bool) -> Iterator[sa.ColumnElement[bool]]:
 
 def settled_by_lead() -> sa.ColumnElement[bool]:
     """Return the condition of a conflict that a lead may settle who is one of the two: once, or they would get it again and again."""
-    return sa.and_(tables.records.c.look == CONFLICT, tables.records.c.verdicts <= _TWO)
+    return sa.and_(tables.records.c.look == CONFLICT, tables.records.c.verdicts <= TWO)
 
 
 def _said_by(reviewer: str, decision_id: str | sa.ColumnElement[str]) -> sa.ColumnElement[bool]:

@@ -24,5 +24,5 @@ def wanted_look(said: Sequence[bool], *, last: bool, is_drawn: bool, wrong_looks
     enough = wrong_looks if is_drawn else TWO
     if not right:
         return "another" if is_drawn and wrong < enough else None
-    is_settled = not wrong or (last and right > wrong) or wrong - right >= enough or len(said) >= 2 * enough - 1
+    is_settled = (last and right > wrong) or wrong - right >= enough or len(said) >= 2 * enough - 1
     return None if is_settled else "settlement"

@@ -16,12 +16,16 @@ def auroc_of(d: np.ndarray, is_right: np.ndarray, weight: np.ndarray | None = No
     With weights, a pair of records counts the product of theirs.
     """
     w = np.ones(len(d)) if weight is None else weight
-    wrong_at = np.sort(d[~is_right])
-    order = np.argsort(d[~is_right], kind="stable")
-    below = np.concatenate([[0.0], np.cumsum(w[~is_right][order])])
-    smaller = below[np.searchsorted(wrong_at, d[is_right], "left")]
-    smaller_or_equal = below[np.searchsorted(wrong_at, d[is_right], "right")]
-    return float((w[is_right] * (smaller + smaller_or_equal)).sum() / (2 * w[is_right].sum() * below[-1]))
+    below_right = share_below(d[is_right], d[~is_right], w[~is_right])
+    return float((w[is_right] * below_right).sum() / w[is_right].sum())
+
+
+def share_below(d: np.ndarray, others: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return, for each d, the share of the others' weight that lies below it, equal ones counted half."""
+    order = np.argsort(others, kind="stable")
+    at, below = others[order], np.concatenate([[0.0], np.cumsum(weight[order])])
+    share: np.ndarray = (below[np.searchsorted(at, d, "left")] + below[np.searchsorted(at, d, "right")]) / (2 * below[-1])
+    return share
 
 
 def fit(d: np.ndarray, is_right: np.ndarray, weight: np.ndarray) -> Calibration:

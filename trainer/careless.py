@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trainer.calibrate import share_below
 from trainer.verdicts import Settled
 
 STEPS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7)
@@ -128,13 +129,6 @@ def _mean_rate(people: Sequence[str], rates: Mapping[str, float]) -> float:
 
 def steps_of(is_right: np.ndarray, weight: np.ndarray, d_of_each: Sequence[np.ndarray]) -> np.ndarray:
     """Return the step of STEPS of each record, under the model that puts it lowest among the right ones; raw d by model."""
-    found: np.ndarray = np.digitize(np.min([_share_below(d, is_right, weight) for d in d_of_each], axis=0), STEPS)
+    shares = [share_below(d, d[is_right], weight[is_right]) for d in d_of_each]
+    found: np.ndarray = np.digitize(np.min(shares, axis=0), STEPS)
     return found
-
-
-def _share_below(d: np.ndarray, is_right: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return the share of right records with a smaller d than each record, equal ones counted half."""
-    order = np.argsort(d[is_right], kind="stable")
-    at, below = d[is_right][order], np.concatenate([[0.0], np.cumsum(weight[is_right][order])])
-    share: np.ndarray = (below[np.searchsorted(at, d, "left")] + below[np.searchsorted(at, d, "right")]) / (2 * below[-1])
-    return share

@@ -140,9 +140,7 @@ def settle(verdicts: Sequence[Verdict], wrong_looks: int = TWO) -> list[Settled]
 def _settled(events: list[Verdict], wrong_looks: int) -> Settled:
     last = events[-1]
     latest = {event.reviewer: event.is_right for event in events}
-    is_drawn = last.source == AUDIT or (last.lottery == Lottery.FLAT and last.propensity > 0)
-    wanted = wanted_look(list(latest.values()), last=last.is_right, is_drawn=is_drawn, wrong_looks=wrong_looks)
-    return Settled(
+    settled = Settled(
         last.decision_id,
         last.value.decode("utf-8", "replace"),
         last.is_right,
@@ -152,13 +150,13 @@ def _settled(events: list[Verdict], wrong_looks: int) -> Settled:
         len(latest),
         last.time_ms,
         None if last.correction is None else last.correction.decode("utf-8", "replace"),
-        wanted == "settlement",
-        wanted == "another",
-        None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
-        last.kind or last.field or last.reason,
-        last.reviewer,
-        tuple(_in_turn(events)),
+        distance=None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
+        kind=last.kind or last.field or last.reason,
+        reviewer=last.reviewer,
+        answers=tuple(_in_turn(events)),
     )
+    wanted = wanted_look(list(latest.values()), last=last.is_right, is_drawn=settled.is_drawn, wrong_looks=wrong_looks)
+    return settled._replace(is_disputed=wanted == "settlement", is_waiting=wanted == "another")
 
 
 def _in_turn(events: list[Verdict]) -> Iterator[Answer]:
