@@ -2,10 +2,11 @@
 
 Column figures (`column_features`) are those of the published error detectors (Raha, ED2): how often a value and its
 pattern come, its length, whether it is empty, how probable it is given each other cell. Past: of the records that came
-before, each at its time; whole: of the whole table. R records, C columns, N verdicts.
+before, each at its time; seen: of all that anybody may be asked about, which is what winnow learns from when the last one has come;
+whole: of the whole table. R records, C columns, N verdicts.
 """
 
-from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,53 +17,74 @@ from sklearn.metrics import roc_auc_score
 
 from bench.table import Table
 
-PAST, WHOLE = "past", "whole"
+PAST, SEEN, WHOLE = "past", "seen", "whole"
+MOST_TEXTS = 20_000
 _SMALLEST_LEAF = 5
 
+Counting = Callable[[np.ndarray], np.ndarray]
 
-def column_features(table: Table, *, past_only: bool) -> np.ndarray:
-    """Return features_RF of every record; with `past_only` of the records before it and itself."""
-    columns = len(table.columns)
-    values = [Counter[str]() for _ in range(columns)]
-    patterns = [Counter[str]() for _ in range(columns)]
-    pairs: list[list[Counter[tuple[str, str]]]] = [[Counter() for _ in range(columns)] for _ in range(columns)]
 
-    def add(row: tuple[str, ...]) -> None:
-        for one, value in enumerate(row):
-            values[one][value] += 1
-            patterns[one][_pattern(value)] += 1
-            for other, beside in enumerate(row):
-                pairs[one][other][value, beside] += 1
+def column_features(table: Table, of: str, held: np.ndarray | None = None) -> np.ndarray:
+    """Return features_RF of every record, counted over the past, what is seen (all but `held_R`), or the whole; each with itself."""
+    records = len(table.cells)
+    count, total = _counting(of, records, held)
+    columns = [_codes(column) for column in zip(*table.cells, strict=True)]
+    values = [count(codes) for codes in columns]
+    found: list[np.ndarray] = []
+    for one, cells in enumerate(zip(*table.cells, strict=True)):
+        patterns = _codes([_pattern(value) for value in cells])
+        lengths = np.array([len(value) for value in cells], dtype=float)
+        least, mean = np.full(records, 1.0 if len(columns) == 1 else np.inf), np.zeros(records)
+        for other, beside in enumerate(columns):
+            if other != one:
+                given = count(_joint(columns[one], beside)) / values[other]
+                least = np.minimum(least, given)
+                mean += given / (len(columns) - 1)
+        found += [values[one] / total, count(patterns) / total, lengths, (lengths == 0).astype(float)]
+        found += [least, mean if len(columns) > 1 else np.ones(records)]
+    return np.stack(found, axis=1)
 
-    def features(row: tuple[str, ...], seen: int) -> list[float]:
-        found: list[float] = []
-        for one, value in enumerate(row):
-            given = [pairs[other][one][beside, value] / values[other][beside] for other, beside in enumerate(row) if other != one]
-            found += [values[one][value] / seen, patterns[one][_pattern(value)] / seen, len(value), float(not value)]
-            found += [min(given, default=1.0), float(np.mean(given)) if given else 1.0]
-        return found
 
-    if not past_only:
-        for row in table.cells:
-            add(row)
-        return np.array([features(row, len(table.cells)) for row in table.cells])
-    rows = []
-    for seen, row in enumerate(table.cells, start=1):
-        add(row)
-        rows.append(features(row, seen))
-    return np.array(rows)
+def _counting(of: str, records: int, held: np.ndarray | None) -> tuple[Counting, np.ndarray]:
+    """Return what counts how often each record's code has come, and how many records there are to it."""
+    if of == PAST:
+        return _so_far, np.arange(1.0, records + 1)
+    if of == WHOLE or held is None:
+        return lambda codes: np.bincount(codes)[codes].astype(float), np.full(records, float(records))
+    return lambda codes: (np.bincount(codes[~held], minlength=int(codes.max()) + 1)[codes] + held).astype(float), (~held).sum() + held * 1.0
+
+
+def _so_far(codes: np.ndarray) -> np.ndarray:
+    """Return how often the code of each place has come up to it."""
+    order = np.argsort(codes, kind="stable")
+    begins = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    found = np.empty(len(codes))
+    found[order] = np.arange(1.0, len(codes) + 1) - np.repeat(begins, np.diff(begins, append=len(codes)))
+    return found
+
+
+def _codes(values: Sequence[str]) -> np.ndarray:
+    """Return a number for each value, the same for the same value."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)
+
+
+def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the codes of two columns together."""
+    joint: np.ndarray = np.unique(one * (int(other.max()) + 1) + other, return_inverse=True)[1]
+    return joint
 
 
 def baselines(table: Table, asked: np.ndarray, held: np.ndarray) -> dict[str, Any]:
     """Return the AUROC of each baseline on the records `held`, after the verdicts on `asked`; None where none can be had."""
     found: dict[str, Any] = {}
-    for name in (PAST, WHOLE):
-        features_RF = column_features(table, past_only=name == PAST)
+    for name in (PAST, SEEN, WHOLE):
+        features_RF = column_features(table, name, held)
         forest = IsolationForest(random_state=0).fit(features_RF)
         found[f"gradient_boosting_{name}"] = auroc_of_wrong(table.is_wrong[held], boosted(features_RF, table, asked, held))
         found[f"isolation_forest_{name}"] = auroc_of_wrong(table.is_wrong[held], -forest.score_samples(features_RF[held]))
-    texts = ["\n".join(row) for row in table.cells]
-    found["characters"] = auroc_of_wrong(table.is_wrong[held], _characters(texts, table, asked, held))
+    for name, read in ((SEEN, ~held), (WHOLE, np.ones(len(held), dtype=bool))):
+        found[f"characters_{name}"] = auroc_of_wrong(table.is_wrong[held], _characters(table, np.flatnonzero(read), asked, held))
     found["flag_everything"] = auroc_of_wrong(table.is_wrong[held], np.zeros(int(held.sum())))
     return found
 
@@ -77,13 +99,20 @@ def boosted(features_RF: np.ndarray, table: Table, asked: np.ndarray, held: np.n
     return scores
 
 
-def _characters(texts: list[str], table: Table, asked: np.ndarray, held: np.ndarray) -> np.ndarray | None:
+def _characters(table: Table, read: np.ndarray, asked: np.ndarray, held: np.ndarray) -> np.ndarray | None:
+    """Return how wrong a regression on characters holds each record of `held`; which ones there are comes from an even sample of `read`."""
     if len(set(table.is_wrong[asked])) < 2:  # noqa: PLR2004
         return None
-    seen = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True).fit_transform(texts)
-    model = LogisticRegression(C=10.0, max_iter=2_000, class_weight="balanced").fit(seen[asked], table.is_wrong[asked])
-    scores: np.ndarray = model.decision_function(seen[held])
+    grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
+    grams.fit(_texts(table, read[:: -(-len(read) // MOST_TEXTS)]))
+    model = LogisticRegression(C=10.0, max_iter=2_000, class_weight="balanced")
+    model.fit(grams.transform(_texts(table, asked)), table.is_wrong[asked])
+    scores: np.ndarray = model.decision_function(grams.transform(_texts(table, np.flatnonzero(held))))
     return scores
+
+
+def _texts(table: Table, places: np.ndarray) -> list[str]:
+    return ["\n".join(table.cells[place]) for place in places]
 
 
 def auroc_of_wrong(is_wrong: np.ndarray, says_wrong: np.ndarray | None) -> float | None:

@@ -5,6 +5,9 @@ unlabelled past, people answer their share of the verdicts about records of that
 published as a cycle does. `auroc` is that of the last model on a fifth of the records that nobody is ever asked about,
 and that no training reads either: a model that has learned a thousand records by heart would only know them again;
 `auroc_prequential` judges every record after the first fifth by the model of its time. The last line is one JSON object.
+
+Of a table that is too long for the minutes given a starter learns from the latest records, the fewer the less time it has, and of
+what is judged an even sample is; stderr says so. A table of fewer than some three hundred records has fewer than three stages.
 """
 
 import argparse
@@ -31,13 +34,20 @@ from stream.explain import suspects
 from stream.live_model import LiveModel, load_live_model
 from stream.records import Content
 from trainer.config import TrainSettings
-from trainer.datasets import Labelled, write_labelled
+from trainer.datasets import Labelled, is_held_out, write_labelled
 from trainer.make_starter import make_starter
+from trainer.pairs import text_of_content
+from trainer.starter import MINIMUM_RECORDS
 from trainer.train import train_and_publish
 
 LOWEST = -1e9
 STAGES = (0.2, 0.6, 1.0)
 STARTER_SHARES = (0.15, 0.2, 0.4)
+RECORDS_A_MINUTE = 10_000  # that a starter reads
+JUDGED_A_MINUTE = 1_000  # of each that is judged: what comes until the next stage, the fifth that is never asked about
+CHOSEN_FROM, MOST_EXPLAINED = 5_000, 500
+THREADS = 2
+FEWEST_RECORDS = MINIMUM_RECORDS * 1.25  # a tenth of them is never read by a starter
 
 
 class Judged(NamedTuple):
@@ -56,9 +66,9 @@ def judge(model: LiveModel, contents: Sequence[str]) -> Judged:
 
 
 def field_hits(model: LiveModel, table: Table, places: np.ndarray) -> float | None:
-    """Return the share of wrong records whose most suspect field is a wrong one."""
-    wrong = [int(place) for place in places if table.is_wrong[place]]
-    if not wrong:
+    """Return the share of wrong records whose most suspect field is a wrong one, of MOST_EXPLAINED of them."""
+    wrong = evenly(places[table.is_wrong[places]], MOST_EXPLAINED)
+    if not len(wrong):
         return None
     contents = table.contents()
     found = suspects([_read(contents[place]) for place in wrong], model.scorer, model.rendering, model.evidence)
@@ -68,51 +78,71 @@ def field_hits(model: LiveModel, table: Table, places: np.ndarray) -> float | No
     return round(float(np.mean(hits)), 4)
 
 
-def choose(d: np.ndarray, free: np.ndarray, count: int, sampling: str, rng: np.random.Generator) -> np.ndarray:
-    """Return the places of `count` records to ask about, of those that are free; winnow's own way draws half at random."""
-    free = rng.permutation(free)
+def evenly(places: np.ndarray, most: int) -> np.ndarray:
+    """Return the places, or an even sample of them where they are more than `most`."""
+    if len(places) <= most:
+        return places
+    sample: np.ndarray = places[np.linspace(0, len(places) - 1, most).astype(int)]
+    return sample
+
+
+def choose(model: LiveModel, contents: Sequence[str], free: np.ndarray, count: int, sampling: str) -> np.ndarray:
+    """Return the places of `count` records to ask about, of the free ones in random order.
+
+    Winnow's own way draws half by chance, as the flat lottery does, and takes half as its page orders them: the nearest to the threshold.
+    """
     if sampling == "random":
         return free[:count]
-    by_chance = free[: count // 2]
-    left = free[count // 2 :]
-    nearest = left[np.argsort(np.abs(d[left] - np.median(d[left])))] if len(left) else left
+    by_chance, left = free[: count // 2], free[count // 2 :][:CHOSEN_FROM]
+    if not len(left):
+        return by_chance
+    threshold = np.log(model.threshold) - np.log1p(-model.threshold) if 0 < model.threshold < 1 else 0.0
+    nearest = left[np.argsort(np.abs(judge(model, [contents[row] for row in left]).d - threshold), kind="stable")]
     return np.concatenate([by_chance, nearest[: count - len(by_chance)]])
 
 
 def run(table: Table, verdicts: int, seed: int, minutes: float, sampling: str, place: Path) -> dict[str, Any]:
-    """Read the table as a stream once."""
+    """Read the table as a stream once. Raises DataRefused where it is too short for a starter."""
     begun = time.perf_counter()
     rng = np.random.default_rng(seed)
     contents, held = table.contents(), never_asked(len(table.cells), seed)
     ends = [round(len(contents) * share) for share in STAGES]
+    most = max(MOST_EXPLAINED, round(minutes * JUDGED_A_MINUTE))
     d_as_it_came = np.full(len(contents), np.nan)
     asked = np.zeros(0, dtype=int)
+    asks, model = None, None  # who chooses whom to ask: what the verdicts so far have taught
     for stage, end in enumerate(ends):
+        rows = np.flatnonzero(~held[:end])
+        if len(rows) < FEWEST_RECORDS and end < len(contents):
+            continue
+        torch.set_num_threads(THREADS)
         work = place / str(stage)
         work.mkdir()
-        tables = tables_in(work, GateSettings(), TrainSettings(seed=seed))
-        source = work / "past.txt"
-        past = [content for content, is_held in zip(contents[:end], held[:end], strict=True) if not is_held]
-        source.write_text("\n".join(past) + "\n", encoding="utf-8")
-        base = work / "starter"
-        made = make_starter(tables, str(source), base, minutes * STARTER_SHARES[stage], None, seed, end)
-        version = train_and_publish(tables, tables.train, str(base), None, None)
-        model = load_live_model(version, tables.gate)
-        share = round(verdicts * STAGES[stage]) - len(asked)
-        if share:
-            free = np.setdiff1d(np.flatnonzero(~held[:end]), asked)
-            chosen = choose(judge(model, contents[:end]).d, free, share, sampling, rng)
-            asked = np.concatenate([asked, chosen])
-        if len(asked):
-            version = _trained(tables, base, table, contents, asked, work)
-            model = load_live_model(version, tables.gate)
-        coming = contents[end : ends[stage + 1]] if stage + 1 < len(ends) else []
-        if coming:
-            d_as_it_came[end : end + len(coming)] = judge(model, coming).d
-        print(f"{end} records, {len(asked)} verdicts, {made['steps']} steps", file=sys.stderr, flush=True)
-    told = judge(model, [contents[row] for row in np.flatnonzero(held)])
-    return {**_figures(table, held, told, d_as_it_came), "verdicts": len(asked), "seconds": round(time.perf_counter() - begun, 1),
-            "field_hit_rate": field_hits(model, table, np.flatnonzero(held)), "baselines": baselines(table, asked, held)}  # fmt: skip
+        tables = tables_in(work, GateSettings(threads=THREADS), TrainSettings(seed=seed))
+        share = minutes * STARTER_SHARES[stage]
+        source, base = work / "past.txt", work / "starter"
+        latest = rows[-max(MINIMUM_RECORDS * 20, round(share * RECORDS_A_MINUTE)) :]
+        source.write_text("\n".join(contents[row] for row in latest) + "\n", encoding="utf-8")
+        made = make_starter(tables, str(source), base, share, None, seed, len(latest))
+        model = load_live_model(train_and_publish(tables, tables.train, str(base), None, None), tables.gate)
+        wanted = round(verdicts * STAGES[stage]) - len(asked)
+        if wanted:
+            free = rng.permutation(np.setdiff1d(rows, asked))
+            asked = np.concatenate([asked, choose(asks or model, contents, free, wanted, sampling)])
+        if any(not is_held_out(text_of_content(contents[row]), tables.train.held_out_share) for row in asked):
+            model = asks = load_live_model(_trained(tables, base, table, contents, asked, work), tables.gate)
+        if stage + 1 < len(ends):
+            coming = evenly(np.arange(end, ends[stage + 1]), most)
+            d_as_it_came[coming] = judge(model, [contents[row] for row in coming]).d
+        print(f"{end} records, {len(latest)} read, {len(asked)} verdicts, {made['steps']} steps", file=sys.stderr, flush=True)
+    assert model is not None, "the last stage is never left out"
+    judged = evenly(np.flatnonzero(held), most)
+    if len(judged) < held.sum():
+        print(f"{len(judged)} of the {held.sum()} records that nobody is asked about are judged", file=sys.stderr, flush=True)
+        held = np.isin(np.arange(len(contents)), judged)
+    told = judge(model, [contents[row] for row in judged])
+    figures = {**_figures(table, held, told, d_as_it_came), "verdicts": len(asked), "field_hit_rate": field_hits(model, table, judged)}
+    return {**figures, "seconds": round(time.perf_counter() - begun, 1), "baselines": baselines(table, asked, held)}
 
 
 def _trained(tables: Any, base: Path, table: Table, contents: list[str], asked: np.ndarray, work: Path) -> Version:
@@ -122,15 +152,16 @@ def _trained(tables: Any, base: Path, table: Table, contents: list[str], asked: 
 
 
 def _figures(table: Table, held: np.ndarray, told: Judged, d_as_it_came: np.ndarray) -> dict[str, float | None]:
-    """Return the figures of the held records; an AUROC is None where none of them, or all, are wrong."""
+    """Return the figures of the held records; None where none of them, or all, are wrong."""
     wrong, came = table.is_wrong[held], ~np.isnan(d_as_it_came)
+    is_mixed = wrong.any() and not wrong.all()
     figures = {
         "auroc": auroc_of_wrong(wrong, -told.d),
         "auroc_prequential": auroc_of_wrong(table.is_wrong[came], -d_as_it_came[came]),
-        "ap": average_precision_score(wrong, -told.d),
-        "f1": f1_score(wrong, told.is_held),
-        "f1_clean": f1_score(~wrong, ~told.is_held),
-        "mcc": matthews_corrcoef(wrong, told.is_held),
+        "ap": average_precision_score(wrong, -told.d) if is_mixed else None,
+        "f1": f1_score(wrong, told.is_held) if is_mixed else None,
+        "f1_clean": f1_score(~wrong, ~told.is_held) if is_mixed else None,
+        "mcc": matthews_corrcoef(wrong, told.is_held) if is_mixed else None,
     }
     return {name: None if value is None else round(float(value), 4) for name, value in figures.items()}
 
@@ -152,7 +183,6 @@ def main() -> None:
     parser.add_argument("--sampling", choices=["winnow", "random"], default="winnow")
     parser.add_argument("--drop", action="append", default=[], help="column to leave out, such as a row number; may be given again")
     given = parser.parse_args()
-    torch.set_num_threads(2)
     try:
         table = read_table(given.dirty, given.clean, given.drop)
         with tempfile.TemporaryDirectory() as place:
@@ -160,7 +190,8 @@ def main() -> None:
     except WinnowError as error:
         print(f"bench.judgement: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    keep(f"judgement-{given.dirty.parent.name}-{given.verdicts}-{given.seed}", found)
+    name = given.dirty.parent.name + ("" if given.dirty.stem == "dirty" else f"-{given.dirty.stem}")
+    keep(f"judgement-{name}-{given.verdicts}-{given.seed}" + ("" if given.sampling == "random" else "-winnow"), found)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -23,7 +24,9 @@ def describe() -> dict[str, Any]:
         flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")
         best = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags][:1]
         processor = " ".join([processor, *best])
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": processor,
@@ -35,9 +38,12 @@ def describe() -> dict[str, Any]:
 
 
 def keep(name: str, found: dict[str, Any]) -> None:
-    """Write a result beside its circumstances, and print it as the last line."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write a result beside its circumstances, and print it as the last line; one that cannot be written is printed all the same."""
     circumstances = describe()
     day = circumstances["date"][:10]
-    (RESULTS / f"{day}-{name}.json").write_text(json.dumps({**circumstances, **found}, ensure_ascii=False, indent=1) + "\n")
+    try:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{day}-{name}.json").write_text(json.dumps({**circumstances, **found}, ensure_ascii=False, indent=1) + "\n")
+    except OSError as error:
+        print(f"the result is not kept: {error}", file=sys.stderr)
     print(json.dumps(found, ensure_ascii=False), flush=True)

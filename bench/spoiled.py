@@ -171,7 +171,7 @@ def clean_tables() -> dict[str, Table]:
 def judged(table: Table, seeds: int) -> dict[str, Any]:
     """Return the AUROC of evidence and of gradient boosting by number of verdicts, one figure a draw."""
     records = rendered(table.contents(), RENDERING)
-    features_RF = {name: column_features(table, past_only=name == PAST) for name in (PAST, WHOLE)}
+    features_RF = {name: column_features(table, name) for name in (PAST, WHOLE)}
     found: dict[str, Any] = {}
     for verdicts in VERDICTS:
         figures: dict[str, list[float | None]] = {name: [] for name in JUDGES}

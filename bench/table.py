@@ -12,6 +12,7 @@ import numpy as np
 from foundation.errors import DataRefused
 
 PARTS = 5
+MOST_CHARACTERS = 1 << 26  # of a cell
 
 
 class Table(NamedTuple):
@@ -33,26 +34,21 @@ class Table(NamedTuple):
 
 
 def read_table(dirty: Path, clean: Path, drop: list[str]) -> Table:
-    """Read both files. Raises DataRefused where they do not fit together or a column to drop is not there."""
-    found = [_read(path) for path in (dirty, clean)]
-    is_utf_8 = [_is_utf_8(each) for each in found]
-    if is_utf_8[0] != is_utf_8[1]:  # read as two encodings, what is alike would differ
-        raise DataRefused(f"{(dirty, clean)[is_utf_8.index(False)]} is not UTF-8 and the other file is; write both alike")
-    encoding = "utf-8-sig" if all(is_utf_8) else "latin-1"
-    dirty_rows, clean_rows = (_rows(path, each.decode(encoding)) for path, each in zip((dirty, clean), found, strict=True))
-    head = dirty_rows[0]
-    unknown = [name for name in drop if name not in head]
-    if unknown:
-        raise DataRefused(f"--drop {unknown[0]}: {dirty} has the columns {', '.join(head)}")
+    """Read both files; columns are matched by position once those to drop are gone, and called as the dirty file calls them.
+
+    A name to drop may be that of either file. Short rows end in empty cells. Raises DataRefused where the files do not fit together or
+    neither has a column to drop.
+    """
+    dirty_rows, clean_rows = _both(dirty, clean)
     if len(dirty_rows) != len(clean_rows):
         raise DataRefused(f"{dirty} has {len(dirty_rows) - 1} records and {clean} {len(clean_rows) - 1}")
-    for number, (one, other) in enumerate(zip(dirty_rows, clean_rows, strict=True), start=1):
-        if len(one) != len(head) or len(other) != len(head):
-            raise DataRefused(f"row {number}: {len(one)} and {len(other)} cells under {len(head)} columns")
-    kept = [place for place, name in enumerate(head) if name not in drop]
-    cells = [tuple(row[place] for place in kept) for row in dirty_rows[1:]]
-    wrong_RC = np.array([[one[place] != other[place] for place in kept] for one, other in zip(dirty_rows[1:], clean_rows[1:], strict=True)])
-    return Table(tuple(head[place] for place in kept), cells, wrong_RC)
+    ours, theirs = _kept(dirty_rows[0], clean_rows[0], drop, dirty)
+    if len(ours) != len(theirs):
+        raise DataRefused(f"{dirty} has {len(ours)} columns and {clean} {len(theirs)}; --drop those that are in one alone")
+    cells = [tuple(row[place] for place in ours) for row in _even(dirty, dirty_rows)]
+    truth = [tuple(row[place] for place in theirs) for row in _even(clean, clean_rows)]
+    wrong_RC = np.array([[one != other for one, other in zip(*pair, strict=True)] for pair in zip(cells, truth, strict=True)])
+    return Table(_names([dirty_rows[0][place] for place in ours]), cells, wrong_RC)
 
 
 def never_asked(records: int, seed: int) -> np.ndarray:
@@ -68,15 +64,57 @@ def _read(path: Path) -> bytes:
         raise DataRefused(f"{path} cannot be read: {error}") from error
 
 
-def _is_utf_8(found: bytes) -> bool:
+def _both(dirty: Path, clean: Path) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows of both files, which may be in UTF-8, in Latin-1, or one in each; broken bytes may be what is wrong."""
+    found = {path: path_bytes for path, path_bytes in ((dirty, _read(dirty)), (clean, _read(clean)))}
+    readings = {path: _readings(path_bytes) for path, path_bytes in found.items()}
+    if all(len(each) > 1 for each in readings.values()):  # both alike in an encoding that is not told
+        readings = {path: each[:1] for path, each in readings.items()}
+    pairs = [(_rows(dirty, one), _rows(clean, other)) for one in readings[dirty] for other in readings[clean]]
+    return min(pairs, key=lambda pair: sum(one != other for one, other in zip(*pair, strict=False)))
+
+
+def _readings(found: bytes) -> list[str]:
+    """Return the text, or what it may be where it is not UTF-8."""
     try:
-        found.decode("utf-8")
+        return [found.decode("utf-8-sig")]
     except UnicodeDecodeError:
-        return False
-    return True
+        return [found.decode("latin-1"), found.decode("utf-8-sig", "backslashreplace")]
+
+
+def _kept(dirty_head: list[str], clean_head: list[str], drop: list[str], dirty: Path) -> tuple[list[int], list[int]]:
+    """Return the places of the columns that stay, in either file. Raises DataRefused."""
+    unknown = [name for name in drop if name not in dirty_head and name not in clean_head]
+    if unknown:
+        raise DataRefused(f"--drop {unknown[0]}: {dirty} has the columns {', '.join(dirty_head)}")
+    ours = {place for place, name in enumerate(dirty_head) if name in drop}
+    theirs = {place for place, name in enumerate(clean_head) if name in drop}
+    if len(dirty_head) == len(clean_head):  # one may call it otherwise
+        ours = theirs = ours | theirs
+    return [place for place in range(len(dirty_head)) if place not in ours], [
+        place for place in range(len(clean_head)) if place not in theirs
+    ]
+
+
+def _even(path: Path, rows: list[list[str]]) -> list[list[str]]:
+    """Return the records, each as long as the header. Raises DataRefused where one is longer."""
+    width = len(rows[0])
+    for number, row in enumerate(rows[1:], start=2):
+        if any(row[width:]):
+            raise DataRefused(f"{path}, row {number}: {len(row)} cells under {width} columns")
+    return [[*row[:width], *[""] * (width - len(row))] for row in rows[1:]]
+
+
+def _names(head: list[str]) -> tuple[str, ...]:
+    """Return the names of the columns, one each: a record keeps one value a name."""
+    names: list[str] = []
+    for place, name in enumerate(head, start=1):
+        names.append(name if name and name not in names else f"{name or 'column'}_{place}")
+    return tuple(names)
 
 
 def _rows(path: Path, text: str) -> list[list[str]]:
+    csv.field_size_limit(MOST_CHARACTERS)
     try:
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except csv.Error as error:

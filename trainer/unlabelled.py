@@ -23,10 +23,13 @@ MOST_UNLABELLED = 20_000
 
 
 def unlabelled_of(base: Base, source: str | None, tables: Any) -> list[str]:
-    """Return the unlabelled stream: of FILE or topic:NAME, else what a starter kept beside its model."""
+    """Return the unlabelled stream: of FILE or topic:NAME, else what a starter kept beside its model, evenly where that is long."""
     if source is not None:
         return read_unlabelled(source, tables.kafka, MOST_UNLABELLED)
-    return load_saved(base.unlabelled)[:MOST_UNLABELLED] if base.unlabelled is not None and base.unlabelled.is_file() else []
+    if base.unlabelled is None or not base.unlabelled.is_file():
+        return []
+    kept = load_saved(base.unlabelled)
+    return kept[:: -(-len(kept) // MOST_UNLABELLED)] if kept else []
 
 
 def stream_of_cycle(base: Base, source: str | None, tables: Any, settings: TrainSettings) -> list[str]:
