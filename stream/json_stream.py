@@ -15,7 +15,7 @@ PIECE_CHARACTERS = 1 << 20
 MOST_CHARACTERS = 1 << 26
 _BETWEEN = " \t\r\n,\ufeff"
 _NEAR_THE_END = 16
-_UNENDING = ("Unterminated string", "Invalid \\u", "Invalid \\escape")
+_UNENDING = ("Unterminated string", "Invalid \\u")
 
 
 class JsonStream:
@@ -73,6 +73,8 @@ class JsonStream:
                 raise self._refused(error.msg) from error
             except RecursionError as error:
                 raise self._refused("nested too deep") from error
+            except ValueError as error:  # a number of more digits than Python turns into one
+                raise self._refused(str(error)) from error
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if is_number and end >= len(self._text) - _NEAR_THE_END and not self._ended:  # `1` may be cut off `1.5e-3`
                 self._read_more()
@@ -95,13 +97,24 @@ class JsonStream:
         try:
             piece = self._file.read(max(self._piece, len(left)))
         except UnicodeDecodeError as error:
-            raise DataRefused(f"{self._path} is not UTF-8 after line {self._line}: {error.reason}") from error
+            raise DataRefused(f"{self._path}, line {_line_that_is_not_utf8(self._path)}: not UTF-8: {error.reason}") from error
         self._ended = not piece
         self._text, self._place = left + piece, 0
         return not self._ended
 
     def _refused(self, why: str) -> DataRefused:
         return DataRefused(f"{self._path}, line {self._line}: not JSON: {why}")
+
+
+def _line_that_is_not_utf8(path: Path) -> int:
+    """Return the number of the first such line; a decoder that reads by pieces does not know it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
 
 
 def json_values(path: Path) -> Iterator[tuple[int, Any]]:

@@ -92,7 +92,7 @@ class Checker:
     def _of_all(self) -> list[Finding | None]:
         rare = min(self.wrong, self.records - self.wrong)
         kind = "wrong" if self.wrong == rare else "right"
-        is_poor = self.records >= _MANY and (self.distinct < FEW_DISTINCT_SHARE * self.records or self.distinct == 1)
+        is_poor = self.records >= _MANY and (self.distinct <= FEW_DISTINCT_SHARE * self.records or self.distinct == 1)
         leaked = sum(count for digest, count in self._held_out.items() if digest in self._learned)
         return [
             _if(

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from transformers import PreTrainedModel
 
-from foundation.errors import DataRefused, ModelRefused
+from foundation.errors import DataRefused, ModelRefused, VersionMissing
 from model_registry.manifest import Threshold
 from model_registry.registry import CHAMPION, Registry, Version
 from model_registry.report import Report
 from stream.boot import load_lotteries
 from stream.decide import ticket
-from stream.encode import Encoder
 from stream.evidence import load_evidence
 from stream.live_model import load_scorer, pick_device
 from stream.render import Rendering
@@ -35,7 +34,7 @@ from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
 from trainer.learned import SCORE_TOKENS, Learned, d_with
-from trainer.noise import Doubted, probability_of_verdicts, treat
+from trainer.noise import Doubted, probability_of_verdicts, too_few, treat
 from trainer.pairs import RENDERING, encode_labelled, text_of_content
 from trainer.promote import conclude, finish_interrupted
 from trainer.publish import Facts, publish
@@ -79,7 +78,7 @@ def run_cycle(
     if not sorted_.learn:
         raise DataRefused(f"{tables.topics.verdicts} holds no verdict to learn from ({len(sorted_.flat)} are kept for the certificate)")
     findings = checked(sorted_.learn, sorted_.hold_out, settings)
-    doubted = _doubted(base, encoder, sorted_, settings)
+    doubted = _doubted(_unread(registry, base, champion), words, sorted_, settings)
     flat = [  # held or not
         Labelled(each.content, each.is_right, weight=round(1 / each.propensity, 6), kind=each.kind) for each in sorted_.flat
     ]
@@ -130,7 +129,29 @@ def _base_of(name: str | None, champion: Version | None) -> Base:
         return load_base(name)
     if champion is None:
         raise ModelRefused("there is no champion to train on; set train.base or give --base")
-    return load_base(str(champion.directory))._replace(name=champion.label)
+    return _of_version(champion)
+
+
+def _of_version(version: Version) -> Base:
+    return load_base(str(version.directory))._replace(name=version.label, facts={"verdict_words": list(version.manifest.verdict_words)})
+
+
+def _unread(registry: Registry, base: Base, champion: Version | None) -> Base | None:
+    """Return what may judge verdicts: the base, or where that is the champion its last ancestor that no verdict has taught.
+
+    A model that has learned from a verdict finds it probable, right or wrong. None where there is no such ancestor any more.
+    """
+    if champion is None or base.name != champion.label or not champion.manifest.verdict_offsets:
+        return base
+    version = champion
+    while version.manifest.verdict_offsets:
+        if version.manifest.parent is None:
+            return None
+        try:
+            version = registry.verified(version.manifest.parent)
+        except VersionMissing:
+            return None
+    return _of_version(version)
 
 
 def _known_to(base: Version | None, tables: Any) -> frozenset[str]:
@@ -144,13 +165,19 @@ def _known_to(base: Version | None, tables: Any) -> frozenset[str]:
     return frozenset(map(text_of_content, said))
 
 
-def _doubted(base: Base, encoder: Encoder, sorted_: Sorted, settings: TrainSettings) -> Doubted:
-    """Look for verdicts that are probably mistakes, with a base that knows something of the stream."""
+def _doubted(judge: Base | None, words: tuple[str, str], sorted_: Sorted, settings: TrainSettings) -> Doubted:
+    """Look for verdicts that are probably mistakes, with a base that knows something of the stream and nothing of the verdicts."""
+    if judge is None or not judge.has_head:
+        why = "no version is left that no verdict has taught" if judge is None else f"{judge.name} has no head that knows the stream"
+        print(f"noise: mistaken verdicts are not looked for: {why}", file=sys.stderr)  # noqa: T201
+        return treat(sorted_.learn, None, settings.noise)
+    encoder = encoder_of(judge, words, settings.max_length)
     encoded = encode_labelled(sorted_.learn, encoder, RENDERING)
     is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
-    model = cast(PreTrainedModel, base.model.eval())
-    probability = probability_of_verdicts(model, encoder, encoded.ids, is_right, settings.seed) if base.has_head else None
-    if probability is not None:
+    probability = probability_of_verdicts(cast(PreTrainedModel, judge.model.eval()), encoder, encoded.ids, is_right, settings.seed)
+    if probability is None:
+        print(f"noise: mistaken verdicts are not looked for: {too_few(is_right)}", file=sys.stderr)  # noqa: T201
+    else:
         probability = by_reviewer([sorted_.reviewers[place] for place in encoded.places], probability)
     doubted = treat(encoded.records, probability, settings.noise)
     doubted = doubted._replace(suspects=[encoded.places[place] for place in doubted.suspects])

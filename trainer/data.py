@@ -40,7 +40,6 @@ def convert(source: str, out: Path, form: Form, words: tuple[str, str]) -> int:
     """Write `source` as `out`'s suffix and `form` say, one entry in memory at a time; return how many. Raises DataRefused."""
     count = write_rows(lambda: _converted(source, form, words), out)
     if not count:
-        out.unlink()
         raise DataRefused(f"{source} holds no labelled record")
     return count
 
@@ -90,7 +89,7 @@ def split(source: str, out: Path, share: float, form: Form, kind: str, words: tu
     empty = next((name for name, count in counts.items() if not count), None)
     if empty is not None:
         for name in SPLITS:
-            (out / f"{name}{kind}").unlink()
+            (out / f"{name}{kind}").unlink(missing_ok=True)
         raise DataRefused(f"{source}: the {empty} part would be empty with --share {share:g}; give more records or another share")
     (out / CARD).write_text(_card(out, kind, form, share, words), encoding="utf-8")
     return counts

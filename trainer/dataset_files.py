@@ -5,6 +5,7 @@ A directory is what Hugging Face `datasets` loads by its name: train.* and test.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,7 @@ KINDS = (".json", ".jsonl", ".parquet")
 SPLITS = ("train", "test")
 HUB = "hub:"
 BATCH_ROWS = 4_096
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Row(NamedTuple):
@@ -45,8 +47,8 @@ def rows_of(source: str, split: str | None = None) -> Iterator[Row]:
 def write_rows(rows: Callable[[], Iterable[Mapping[str, Any]]], path: Path) -> int:
     """Write rows as the suffix says: .json one array, .jsonl lines, .parquet; return how many.
 
-    `rows` begins a pass over them: a Parquet file takes two, since its columns stand before its first row. Raises
-    DataRefused; a file that failed half-way is removed.
+    `rows` begins a pass over them: a Parquet file takes two, since its columns stand before its first row. Where there is none, what was
+    there stays. Raises DataRefused; a file that failed half-way is removed.
     """
     if path.suffix not in KINDS:
         raise DataRefused(f"{path}: data sets are written as {', '.join(KINDS)}")
@@ -57,7 +59,8 @@ def write_rows(rows: Callable[[], Iterable[Mapping[str, Any]]], path: Path) -> i
             count = _write_parquet(rows, part, path)
         else:
             count = _write_json(rows(), part, is_array=path.suffix == ".json")
-        part.replace(path)
+        if count:
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
     return count
@@ -98,12 +101,18 @@ def _write_json(rows: Iterable[Mapping[str, Any]], path: Path, *, is_array: bool
         for row in rows:
             if is_array:
                 file.write(",\n" if count else "[\n")
-            file.write(json.dumps(row, ensure_ascii=False))
+            file.write(_as_json(row))
             file.write("" if is_array else "\n")
             count += 1
         if is_array:
             file.write("\n]\n" if count else "[]\n")
     return count
+
+
+def _as_json(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON, half a surrogate pair as its escape: UTF-8 has no form of it."""
+    text = json.dumps(row, ensure_ascii=False)
+    return text if text.isascii() or not _SURROGATE.search(text) else json.dumps(row)
 
 
 def _write_parquet(rows: Callable[[], Iterable[Mapping[str, Any]]], path: Path, named: Path) -> int:
@@ -122,6 +131,8 @@ def _write_parquet(rows: Callable[[], Iterable[Mapping[str, Any]]], path: Path, 
             for batch in _batches(rows()):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
                 count += len(batch)
+    except UnicodeEncodeError as error:
+        raise DataRefused(f"{named}: Parquet holds UTF-8, and a record has half a surrogate pair; write .jsonl") from error
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
         raise DataRefused(f"{named}: a Parquet column has one type, these rows do not agree ({error}); write .jsonl") from error
     return count

@@ -10,6 +10,7 @@ into each other without loss; the binary form calls plain text `text`.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -81,7 +82,7 @@ def as_preference(record: Labelled, words: tuple[str, str]) -> dict[str, Any]:
 
 
 def as_binary(record: Labelled) -> dict[str, Any]:
-    """Return the binary form of a record; what is no JSON object is called `text`."""
+    """Return the binary form of a record; what is no JSON object is called `text`. Raises DataRefused where a field would be lost."""
     fields: Any = None
     if record.content.lstrip().startswith("{"):
         try:
@@ -90,6 +91,9 @@ def as_binary(record: Labelled) -> dict[str, Any]:
             fields = None
     if not isinstance(fields, dict):
         fields = {TEXT_FIELD: record.content}
+    own = next((name for name in ("chosen", "rejected") if name in fields), None)
+    if own is not None:
+        raise DataRefused(f"a record has a field `{own}` of its own, which the binary form needs for the verdict; use --form preference")
     return {**fields, "chosen" if record.is_right else "rejected": True}
 
 
@@ -97,7 +101,7 @@ def content_of(fields: dict[str, Any]) -> str:
     """Return a record's fields as the user's content; a lone `text` is plain text."""
     if set(fields) == {TEXT_FIELD} and isinstance(fields[TEXT_FIELD], str):
         return str(fields[TEXT_FIELD])
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":"), default=str)  # a table's dates and decimals as they are shown
 
 
 def is_held_out(text: str, share: float) -> bool:
@@ -153,6 +157,13 @@ def _from_preference(row: dict[str, Any], words: tuple[str, str], where: str) ->
         raise DataRefused(f"{where}: the chats are not lists of {{role, content}}: {error!r}") from error
     if not asked:
         raise DataRefused(f"{where}: no turn of the user, so no record")
+    if not isinstance(asked[-1], str):
+        raise DataRefused(f"{where}: the user's turn holds {type(asked[-1]).__name__} instead of text")
+    if not (math.isfinite(score_chosen) and math.isfinite(score_rejected) and score_chosen >= score_rejected):
+        raise DataRefused(
+            f"{where}: score_chosen {score_chosen:g} is not at least score_rejected {score_rejected:g}; of a wrong record "
+            f"the chosen answer is {words[1]}, and the scores are still 1 and 0"
+        )
     if {preferred, other} != set(words):
         raise DataRefused(
             f"{where}: the answers {preferred!r} and {other!r} are not the verdict words {words[0]}/{words[1]} (--verdict-words)"

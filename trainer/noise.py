@@ -41,13 +41,21 @@ def probability_of_verdicts(
     model: PreTrainedModel, encoder: Encoder, ids: Sequence[Sequence[int]], is_right: np.ndarray, seed: int
 ) -> np.ndarray | None:
     """Return how probable each verdict is to a model that has not seen it; None where there are too few to say."""
-    if len(ids) < FEWEST or min(is_right.sum(), (~is_right).sum()) < FOLDS:
+    if too_few(is_right):
         return None
     features = features_of(model, encoder, ids)
     judge = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=2_000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     p_right: np.ndarray = cross_val_predict(judge, features, is_right, cv=folds, method="predict_proba")[:, 1]
     return np.where(is_right, p_right, 1 - p_right)
+
+
+def too_few(is_right: np.ndarray) -> str:
+    """Return why so few verdicts cannot be looked at, empty where they can."""
+    right, wrong = int(is_right.sum()), int((~is_right).sum())
+    if right + wrong >= FEWEST and min(right, wrong) >= FOLDS:
+        return ""
+    return f"{right} right and {wrong} wrong ones, and it takes {FEWEST} with {FOLDS} of each"
 
 
 @torch.no_grad()

@@ -247,11 +247,11 @@ def import_checkpoint(tables: Any, settings: TrainSettings, directory: Path, tem
 
 
 def words_of(base: Base, settings: TrainSettings) -> tuple[str, str]:
-    """Return the words of the settings, which must be those that a starter's head was trained with."""
+    """Return the words of the settings, which must be those that the head of a starter or of a version was trained with."""
     said = base.facts.get("verdict_words")
     if said is not None and tuple(cast(list[str], said)) != settings.verdict_words:
         raise SettingInvalid(
-            f"train.verdict_words = {'/'.join(settings.verdict_words)}, but the starter was made with {'/'.join(cast(list[str], said))}"
+            f"train.verdict_words = {'/'.join(settings.verdict_words)}, but {base.name} was made with {'/'.join(cast(list[str], said))}"
         )
     return settings.verdict_words
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from demo.twins import Twin, take
-from foundation.errors import DataRefused
+from foundation.errors import DataRefused, SettingInvalid
 from model_registry.config import RegistrySettings
 from model_registry.registry import CHALLENGER, CHAMPION, Registry
 from model_registry.report import REPORT_HTML, REPORT_JSON
@@ -23,7 +23,7 @@ from tests.integration.conftest import send
 from trainer.audited import AuditedErrors
 from trainer.bases import load_base
 from trainer.config import TrainSettings
-from trainer.cycle import as_fields, run_cycle
+from trainer.cycle import _base_of, _unread, as_fields, run_cycle
 from trainer.train import train_and_publish
 from trainer.unlabelled import stream_of_cycle
 from trainer.verdicts import read_snapshot
@@ -121,6 +121,14 @@ def test_the_champion_itself_can_be_trained_on(tables: Any, starter_directory: P
     manifest = cycle.version.manifest
     assert manifest.base == first.label
     assert manifest.data_counts["contrastive"] == manifest.data_counts["train"], "verdicts are never trained on alone"
+    registry = Registry(tables.registry)
+    learned, base = _base_of(None, cycle.version), load_base(str(starter_directory))
+    judge = _unread(registry, learned, cycle.version)
+    assert judge is not None
+    assert judge.name == first.label, "what a verdict has taught finds it probable"
+    assert _unread(registry, base, cycle.version) is base
+    with pytest.raises(SettingInvalid, match=f"{first.label} was made with"):
+        run_cycle(tables, settings.model_copy(update={"verdict_words": ("right", "wrong")}), None, None)
 
 
 def test_drift_is_heard_of_in_the_verdicts_and_a_cycle_answers_it(tables: Any, starter_directory: Path) -> None:

@@ -2,8 +2,12 @@
 
 import json
 import tracemalloc
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -130,3 +134,53 @@ def test_stats_count(tmp_path: Path) -> None:
     assert found.margins == {"1": 2, "0.5": 1}
     assert found.fields == {"a": 3, "b": 2}
     assert found.characters["most"] == len("a: 1\nb: x")
+
+
+def test_what_a_conversion_cannot_keep_is_refused_and_what_was_there_stays(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    write_labelled([Labelled('{"city":"Köln","rejected":1}', True)], own, "preference", WORDS)
+    with pytest.raises(DataRefused, match="a field `rejected` of its own"):
+        convert(str(own), tmp_path / "out.jsonl", "binary", WORDS)
+    kept = tmp_path / "kept.jsonl"
+    kept.write_text("what was there\n")
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    with pytest.raises(DataRefused, match="holds no labelled record"):
+        convert(str(empty), kept, "binary", WORDS)
+    assert kept.read_text() == "what was there\n"
+    half = tmp_path / "half.jsonl"
+    half.write_text('{"text": "\\ud800 ä", "chosen": true}\n')
+    assert convert(str(half), tmp_path / "half.json", "preference", WORDS) == 1
+    assert read_labelled(str(tmp_path / "half.json"), WORDS)[0].content == "\ud800 ä"
+    with pytest.raises(DataRefused, match="half a surrogate pair"):
+        convert(str(half), tmp_path / "half.parquet", "preference", WORDS)
+
+
+def test_columns_of_dates_and_decimals_are_read_as_they_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / "dates.parquet"
+    rows = {"day": [date(2026, 11, 27)], "litres": [Decimal("1.50")], "chosen": [True]}
+    pq.write_table(pa.table(rows), path)
+    assert read_labelled(str(path), WORDS)[0].content == '{"day":"2026-11-27","litres":"1.50"}'
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"score_chosen": 0, "score_rejected": 1}, "score_chosen 0 is not at least score_rejected 1"),
+        ({"score_chosen": float("nan")}, "score_chosen nan"),
+        ({"chosen": [{"role": "user", "content": 7}, {"role": "assistant", "content": WORDS[0]}]}, "the user's turn holds int"),
+    ],
+)
+def test_chats_that_say_what_cannot_be_meant_are_refused(tmp_path: Path, changed: dict[str, object], said: str) -> None:
+    path = tmp_path / "one.jsonl"
+    write_labelled(RECORDS[:1], path, "preference", WORDS)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}) + "\n")
+    with pytest.raises(DataRefused, match=f"line 1: {said}"):
+        read_labelled(str(path), WORDS)
+
+
+def test_twenty_rows_of_two_records_are_poor() -> None:
+    checker = Checker()
+    for place in range(20):
+        checker.add(f"record {place % 2}", place % 2 == 0, held_out=False)
+    assert [each.name for each in checker.findings() if each.is_error] == ["diversity"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.errors import DataRefused
-from stream.json_stream import JsonStream
+from stream.json_stream import JsonStream, json_values
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -47,8 +47,17 @@ def test_lines_are_those_where_values_begin(piece: int) -> None:
         ('[{"a": 1},\n', 2, "not closed"),
         ("{}\n]", 2, "Expecting value"),
         ("[" * 20_000, 1, "nested too deep"),
+        ('{}\n{"a": "\\q"}\n' + "{}\n" * 20, 2, "Invalid .*escape"),
+        ("{}\n[" + "1" * 5_000 + "]", 2, "4300 digits"),
     ],
 )
 def test_a_file_that_stops_being_json_is_refused_with_the_line(piece: int, text: str, line: int, why: str) -> None:
     with pytest.raises(DataRefused, match=f"line {line}: not JSON: .*{why}"):
         read(text, piece)
+
+
+def test_the_line_is_named_that_is_not_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_bytes('{"a": "ä"}\n'.encode() * 3 + b'{"a": "\xff"}\n')
+    with pytest.raises(DataRefused, match=r"broken\.jsonl, line 4: not UTF-8: invalid start byte"):
+        list(json_values(path))
