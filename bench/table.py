@@ -109,7 +109,10 @@ def _names(head: list[str]) -> tuple[str, ...]:
     """Return the names of the columns, one each: a record keeps one value a name."""
     names: list[str] = []
     for place, name in enumerate(head, start=1):
-        names.append(name if name and name not in names else f"{name or 'column'}_{place}")
+        unlike = name if name and name not in names else f"{name or 'column'}_{place}"
+        while unlike in names:
+            unlike += "_"
+        names.append(unlike)
     return tuple(names)
 
 

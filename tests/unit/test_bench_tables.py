@@ -51,6 +51,8 @@ def test_columns_are_told_apart_and_dropped_by_either_name(tmp_path: Path) -> No
     assert table.columns == ("a", "a_2", "column_3")
     assert table.cells == [("x", "y", "z"), ("x", "", "")]
     assert not table.is_wrong.any()
+    alike = written(tmp_path, "alike.csv", b"a_3,a,a,a\n1,2,3,4\n")
+    assert read_table(alike, alike, []).columns == ("a_3", "a", "a_3_", "a_4")
     beside = written(tmp_path, "beside.csv", b"A,B,C\n1,x,y\n1,x,q\n")
     numbered = written(tmp_path, "numbered.csv", b"n,A,B,C\n1,1,x,y\n2,1,x,y\n")
     assert read_table(numbered, beside, ["n"]).wrong_RC.tolist() == [[False] * 3, [False, False, True]]
