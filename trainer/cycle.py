@@ -137,7 +137,7 @@ def _of_version(version: Version) -> Base:
 
 
 def _unread(registry: Registry, base: Base, champion: Version | None) -> Base | None:
-    """Return what may judge verdicts: the base, or where that is the champion its last ancestor that no verdict has taught.
+    """Return what may judge verdicts: the base, or where that is the champion its last ancestor that no cycle has taught.
 
     A model that has learned from a verdict finds it probable, right or wrong. None where there is no such ancestor any more.
     """
@@ -148,10 +148,10 @@ def _unread(registry: Registry, base: Base, champion: Version | None) -> Base | 
         if version.manifest.parent is None:
             return None
         try:
-            version = registry.verified(version.manifest.parent)
+            version = registry.resolve(version.manifest.parent)
         except VersionMissing:
             return None
-    return _of_version(version)
+    return _of_version(registry.verified(str(version.number)))
 
 
 def _known_to(base: Version | None, tables: Any) -> frozenset[str]:
@@ -179,8 +179,10 @@ def _doubted(judge: Base | None, words: tuple[str, str], sorted_: Sorted, settin
         print(f"noise: mistaken verdicts are not looked for: {too_few(is_right)}", file=sys.stderr)  # noqa: T201
     else:
         probability = by_reviewer([sorted_.reviewers[place] for place in encoded.places], probability)
-    doubted = treat(encoded.records, probability, settings.noise)
-    doubted = doubted._replace(suspects=[encoded.places[place] for place in doubted.suspects])
+        of_all = np.ones(len(sorted_.learn))  # what the judge cannot read it does not doubt
+        of_all[encoded.places] = probability
+        probability = of_all
+    doubted = treat(sorted_.learn, probability, settings.noise)
     if doubted.suspects:
         count = len(doubted.suspects)
         print(f"noise: {count} of {len(encoded.records)} verdicts are doubtful ({settings.noise})", file=sys.stderr)  # noqa: T201

@@ -15,7 +15,7 @@ import numpy as np
 from foundation.errors import DataRefused
 from trainer.check import Checker, Finding
 from trainer.dataset_files import SPLITS, Row, rows_of, write_rows
-from trainer.datasets import Form, Labelled, as_row, is_held_out, labelled, labelled_of
+from trainer.datasets import Form, Labelled, as_row, fields_of, is_held_out, labelled, labelled_of
 from trainer.graded import graded_pairs, is_graded
 from trainer.pairs import text_of_content
 
@@ -71,7 +71,7 @@ def stats(source: str, words: tuple[str, str], split: str | None = None) -> Stat
         text = text_of_content(record.content)
         checker.add(text, record.is_right, held_out=False)
         margins[f"{record.margin:g}"] += 1
-        fields.update(as_row(record, "binary", words).keys() - {"chosen", "rejected"})
+        fields.update(fields_of(record.content).keys())
         if len(lengths) < _SAMPLE:
             lengths.append(len(text))
     if not checker.records:

@@ -82,19 +82,23 @@ def as_preference(record: Labelled, words: tuple[str, str]) -> dict[str, Any]:
 
 
 def as_binary(record: Labelled) -> dict[str, Any]:
-    """Return the binary form of a record; what is no JSON object is called `text`. Raises DataRefused where a field would be lost."""
-    fields: Any = None
-    if record.content.lstrip().startswith("{"):
-        try:
-            fields = json.loads(record.content)
-        except json.JSONDecodeError:
-            fields = None
-    if not isinstance(fields, dict):
-        fields = {TEXT_FIELD: record.content}
+    """Return the binary form of a record. Raises DataRefused where a field would be lost."""
+    fields = fields_of(record.content)
     own = next((name for name in ("chosen", "rejected") if name in fields), None)
     if own is not None:
         raise DataRefused(f"a record has a field `{own}` of its own, which the binary form needs for the verdict; use --form preference")
     return {**fields, "chosen" if record.is_right else "rejected": True}
+
+
+def fields_of(content: str) -> dict[str, Any]:
+    """Return the fields of a record; what is no JSON object is called `text`."""
+    fields: Any = None
+    if content.lstrip().startswith("{"):
+        try:
+            fields = json.loads(content)
+        except (ValueError, RecursionError):  # also a number of more digits than Python turns into one
+            fields = None
+    return fields if isinstance(fields, dict) else {TEXT_FIELD: content}
 
 
 def content_of(fields: dict[str, Any]) -> str:
@@ -153,7 +157,7 @@ def _from_preference(row: dict[str, Any], words: tuple[str, str], where: str) ->
         other = row["rejected"][-1]["content"].strip()
         score_chosen = 1.0 if row.get("score_chosen") is None else float(row["score_chosen"])
         score_rejected = 0.0 if row.get("score_rejected") is None else float(row["score_rejected"])
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError) as error:
         raise DataRefused(f"{where}: the chats are not lists of {{role, content}}: {error!r}") from error
     if not asked:
         raise DataRefused(f"{where}: no turn of the user, so no record")

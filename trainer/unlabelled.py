@@ -29,7 +29,7 @@ def unlabelled_of(base: Base, source: str | None, tables: Any) -> list[str]:
     if base.unlabelled is None or not base.unlabelled.is_file():
         return []
     kept = load_saved(base.unlabelled)
-    return kept[:: -(-len(kept) // MOST_UNLABELLED)] if kept else []
+    return kept if len(kept) <= MOST_UNLABELLED else [kept[n * len(kept) // MOST_UNLABELLED] for n in range(MOST_UNLABELLED)]
 
 
 def stream_of_cycle(base: Base, source: str | None, tables: Any, settings: TrainSettings) -> list[str]:

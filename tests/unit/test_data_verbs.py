@@ -141,6 +141,7 @@ def test_what_a_conversion_cannot_keep_is_refused_and_what_was_there_stays(tmp_p
     write_labelled([Labelled('{"city":"Köln","rejected":1}', True)], own, "preference", WORDS)
     with pytest.raises(DataRefused, match="a field `rejected` of its own"):
         convert(str(own), tmp_path / "out.jsonl", "binary", WORDS)
+    assert stats(str(own), WORDS).fields == {"city": 1, "rejected": 1}
     kept = tmp_path / "kept.jsonl"
     kept.write_text("what was there\n")
     empty = tmp_path / "empty.jsonl"
