@@ -15,7 +15,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from bench.table import Table
+from bench.table import Table, evenly
 
 PAST, SEEN, WHOLE = "past", "seen", "whole"
 MOST_TEXTS = 20_000
@@ -104,7 +104,7 @@ def _characters(table: Table, read: np.ndarray, asked: np.ndarray, held: np.ndar
     if len(set(table.is_wrong[asked])) < 2:  # noqa: PLR2004
         return None
     grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
-    grams.fit(_texts(table, read[:: -(-len(read) // MOST_TEXTS)]))
+    grams.fit(_texts(table, evenly(read, MOST_TEXTS)))
     model = LogisticRegression(C=10.0, max_iter=2_000, class_weight="balanced")
     model.fit(grams.transform(_texts(table, asked)), table.is_wrong[asked])
     scores: np.ndarray = model.decision_function(grams.transform(_texts(table, np.flatnonzero(held))))

@@ -7,7 +7,7 @@ and that no training reads either: a model that has learned a thousand records b
 `auroc_prequential` judges every record after the first fifth by the model of its time. The last line is one JSON object.
 
 Of a table that is too long for the minutes given a starter learns from the latest records, the fewer the less time it has, and of
-what is judged an even sample is; stderr says so. A table of fewer than some three hundred records has fewer than three stages.
+what is judged an even sample is. A table of fewer than some four hundred records has fewer than three stages.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef
 from bench.baselines import auroc_of_wrong, baselines
 from bench.machine import keep
 from bench.starters import tables_in
-from bench.table import Table, never_asked, read_table
+from bench.table import Table, evenly, never_asked, read_table
 from foundation.errors import WinnowError
 from model_registry.registry import Version
 from stream.config import GateSettings
@@ -78,14 +78,6 @@ def field_hits(model: LiveModel, table: Table, places: np.ndarray) -> float | No
     return round(float(np.mean(hits)), 4)
 
 
-def evenly(places: np.ndarray, most: int) -> np.ndarray:
-    """Return the places, or an even sample of them where they are more than `most`."""
-    if len(places) <= most:
-        return places
-    sample: np.ndarray = places[np.linspace(0, len(places) - 1, most).astype(int)]
-    return sample
-
-
 def choose(model: LiveModel, contents: Sequence[str], free: np.ndarray, count: int, sampling: str) -> np.ndarray:
     """Return the places of `count` records to ask about, of the free ones in random order.
 
@@ -119,11 +111,11 @@ def run(table: Table, verdicts: int, seed: int, minutes: float, sampling: str, p
         work = place / str(stage)
         work.mkdir()
         tables = tables_in(work, GateSettings(threads=THREADS), TrainSettings(seed=seed))
-        share = minutes * STARTER_SHARES[stage]
+        starter_minutes = minutes * STARTER_SHARES[stage]
         source, base = work / "past.txt", work / "starter"
-        latest = rows[-max(MINIMUM_RECORDS * 20, round(share * RECORDS_A_MINUTE)) :]
+        latest = rows[-max(MINIMUM_RECORDS * 20, round(starter_minutes * RECORDS_A_MINUTE)) :]
         source.write_text("\n".join(contents[row] for row in latest) + "\n", encoding="utf-8")
-        made = make_starter(tables, str(source), base, share, None, seed, len(latest))
+        made = make_starter(tables, str(source), base, starter_minutes, None, seed, len(latest))
         model = load_live_model(train_and_publish(tables, tables.train, str(base), None, None), tables.gate)
         wanted = round(verdicts * STAGES[stage]) - len(asked)
         if wanted:
@@ -154,16 +146,19 @@ def _trained(tables: Any, base: Path, table: Table, contents: list[str], asked: 
 def _figures(table: Table, held: np.ndarray, told: Judged, d_as_it_came: np.ndarray) -> dict[str, float | None]:
     """Return the figures of the held records; None where none of them, or all, are wrong."""
     wrong, came = table.is_wrong[held], ~np.isnan(d_as_it_came)
-    is_mixed = wrong.any() and not wrong.all()
-    figures = {
+    found = {
         "auroc": auroc_of_wrong(wrong, -told.d),
         "auroc_prequential": auroc_of_wrong(table.is_wrong[came], -d_as_it_came[came]),
-        "ap": average_precision_score(wrong, -told.d) if is_mixed else None,
-        "f1": f1_score(wrong, told.is_held) if is_mixed else None,
-        "f1_clean": f1_score(~wrong, ~told.is_held) if is_mixed else None,
-        "mcc": matthews_corrcoef(wrong, told.is_held) if is_mixed else None,
     }
-    return {name: None if value is None else round(float(value), 4) for name, value in figures.items()}
+    if wrong.all() or not wrong.any():
+        return {**found, "ap": None, "f1": None, "f1_clean": None, "mcc": None}
+    figures = {
+        "ap": average_precision_score(wrong, -told.d),
+        "f1": f1_score(wrong, told.is_held),
+        "f1_clean": f1_score(~wrong, ~told.is_held),
+        "mcc": matthews_corrcoef(wrong, told.is_held),
+    }
+    return found | {name: round(float(value), 4) for name, value in figures.items()}
 
 
 def _read(content: str) -> Content:

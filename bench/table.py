@@ -57,6 +57,14 @@ def never_asked(records: int, seed: int) -> np.ndarray:
     return np.array([int.from_bytes(ticket, "big") % PARTS == 0 for ticket in tickets])
 
 
+def evenly(places: np.ndarray, most: int) -> np.ndarray:
+    """Return the places, or an even sample of them where they are more than `most`."""
+    if len(places) <= most:
+        return places
+    sample: np.ndarray = places[np.linspace(0, len(places) - 1, most).astype(int)]
+    return sample
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
