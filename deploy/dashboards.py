@@ -178,7 +178,7 @@ REVIEW = Board(
             "Waiting",
             (
                 Panel("Records by state", "Held and audited records in the store.", "short", (Query("sum by (state) (winnow_review_records{})", "{{state}}"),), stacked=True),
-                Panel("Waiting for another", "Open records that need a second look, or a settlement.", "short", (Query("sum by (look) (winnow_review_waiting{})", "{{look}}"),)),
+                Panel("Waiting for another", "Open records that need a second look, a settlement, or another answer where a training doubts the first.", "short", (Query("sum by (look) (winnow_review_waiting{})", "{{look}}"),)),
                 Panel("Oldest open record", "How long it has waited.", "s", (Query("max(winnow_review_oldest_open_seconds{})", "oldest"),)),
             ),
         ),
@@ -186,8 +186,8 @@ REVIEW = Board(
             "Answers",
             (
                 Panel("Verdicts", "An hour, by answer.", "short", (Query("sum by (verdict) (increase(winnow_review_verdicts_total{}[1h]))", "{{verdict}}"),), stacked=True),
-                Panel("Agreement", "Cohen's kappa of two reviewers' first answers. No data before two people have answered the same records.", "none", (Query("winnow_review_agreement_kappa{}", "kappa"),)),
-                Panel("Compared", "Records that two reviewers have answered.", "short", (Query("winnow_review_compared_records{}", "records"),)),
+                Panel("Agreement", "Cohen's kappa of two reviewers' first answers, on what chance shows to a second one. No data before two people have answered the same records.", "none", (Query("winnow_review_agreement_kappa{}", "kappa"),)),
+                Panel("Compared", "Records that two reviewers have answered because chance had it so.", "short", (Query("winnow_review_compared_records{}", "records"),)),
             ),
         ),
         Row(

@@ -26,6 +26,7 @@ from review.publish import Publisher, Undecided
 from review.refused import AnswerInvalid, LeaseLost, NotAllowed, RecordUnknown
 from review.rows import as_record
 from review.store import Store
+from review.tables import DOUBTED, SECOND
 from stream.decode import decode_value
 from stream.framed import DoesNotFit
 from stream.missed import wrong_passed
@@ -44,7 +45,11 @@ _MOST_DRAWS, _MEASURED_SECONDS = 2_000, 20.0
 _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
-FOR_ANOTHER = "you have answered them, and another person must look too: a wrong on a blind record counts only when others have seen it"
+LOOKS = ("1", "2", "3", "4")
+FOR_ANOTHER = (
+    "you have answered them, and another person must look too: a wrong on a blind record counts only when others have seen it,"
+    " and of what a training doubts nothing is learned before"
+)
 
 
 class Deps(NamedTuple):
@@ -169,21 +174,21 @@ class Answers:
     def counts(self, who: Who | None) -> dict[str, Any]:
         """Return what is open, leased and done, and how far who asks has come today."""
         midnight_ms = _midnight_ms()
-        counts = self._store.counts(midnight_ms)
+        counts = self._store.figures.counts(midnight_ms)
         for state in ("open", "leased", "done"):
             self._metrics.records.labels(state).set(getattr(counts, state))
-        since_ms = self._store.waiting_since_ms()
+        since_ms = self._store.figures.waiting_since_ms()
         self._metrics.oldest_seconds.set(0.0 if since_ms is None else max(0.0, time.time() - since_ms / 1000))
-        self._metrics.waiting.labels("second").set(counts.second)
-        self._metrics.waiting.labels("conflict").set(counts.conflict)
+        for look in ("second", "conflict", "doubted"):
+            self._metrics.waiting.labels(look).set(getattr(counts, look))
         if who is None:
             self._measure()
             return {**counts._asdict(), "mine_today": 0, "for_another": 0, "for_another_why": None}
-        waits = counts.second + counts.conflict
-        for_another = self._store.for_another(who.name, is_lead=who.may(LEAD)) if waits else 0
+        waits = counts.second + counts.conflict + counts.doubted
+        for_another = self._store.figures.for_another(who.name, is_lead=who.may(LEAD)) if waits else 0
         return {
             **counts._asdict(),
-            "mine_today": self._store.answered_by(who.name, midnight_ms),
+            "mine_today": self._store.figures.answered_by(who.name, midnight_ms),
             "for_another": for_another,
             "for_another_why": FOR_ANOTHER if for_another else None,
         }
@@ -193,10 +198,10 @@ class Answers:
         if time.monotonic() < self._measured_until:
             return
         self._measured_until = time.monotonic() + _MEASURED_SECONDS
-        pairs, kappa = self._store.agreement()
+        pairs, kappa = self._store.figures.agreement()
         self._metrics.compared.set(pairs)
         self._metrics.kappa.set(math.nan if kappa is None else kappa)
-        drawn = self._store.flat_draws(_MOST_DRAWS)
+        drawn = self._store.figures.flat_draws(_MOST_DRAWS)
         is_wrong, propensity = np.array([each for each, _ in drawn], dtype=bool), np.array([each for _, each in drawn])
         self._metrics.say_wrong_passed(len(drawn), wrong_passed(np.ones(len(drawn), dtype=bool), is_wrong, propensity))
 
@@ -225,11 +230,11 @@ class Answers:
                 for name, source, time_ms, value in self._store.earlier(row.key, row.timestamp_ms, MOST_EARLIER)
             ],
             # a second look is asked for after a "wrong", and a release tells of a "right"
-            "reached_clean": row.reached_clean and (not row.blind or row.verdict_by == who.name),
+            "reached_clean": row.reached_clean and (row.verdict_by == who.name or not (row.blind or row.look == DOUBTED)),
         }
         if not row.blind:
             shown |= {
-                "look": row.look,
+                "look": SECOND if row.look == DOUBTED else row.look,  # that a model says otherwise would be an answer
                 "p_chosen": row.p_chosen,
                 "threshold": row.threshold,
                 "reason": row.reason,
@@ -351,8 +356,8 @@ def filters_of(body: dict[str, Any]) -> Filters:
     if found["source"] not in (None, "quarantine", "audit"):
         raise AnswerInvalid("choice", name="source", value=repr(found["source"]), choices="quarantine, audit")
     look = body.get("look") or None
-    if look is not None and str(look) not in ("1", "2", "3"):
-        raise AnswerInvalid("choice", name="look", value=repr(look), choices="1, 2, 3")
+    if look is not None and str(look) not in LOOKS:
+        raise AnswerInvalid("choice", name="look", value=repr(look), choices=", ".join(LOOKS))
     return Filters(**found, look=None if look is None else int(look), order=_choice({"order": "uncertainty", **body}, "order", ORDERS))  # type: ignore[arg-type]
 
 

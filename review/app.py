@@ -209,12 +209,12 @@ class Pages:
         return self._page("login.html", request)
 
     def _groups(self) -> dict[str, Any]:
-        pairs, kappa = self._store.agreement()
+        pairs, kappa = self._store.figures.agreement()
         return {
             "groups": [
-                {"reason": reason, "pattern": pattern, "count": count} for reason, pattern, count in self._store.groups(MOST_GROUPS)
+                {"reason": reason, "pattern": pattern, "count": count} for reason, pattern, count in self._store.figures.groups(MOST_GROUPS)
             ],
-            "reasons": [{"reason": reason, "count": count} for reason, count in self._store.reasons()],
+            "reasons": [{"reason": reason, "count": count} for reason, count in self._store.figures.reasons()],
             "answered_twice": pairs,
             "kappa": None if kappa is None else round(kappa, 3),
         }

@@ -189,7 +189,7 @@ def _wanted(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
         yield tables.records.c.blind.is_(True)
     if filters.look is not None:
         yield tables.records.c.look == filters.look
-        if filters.look != CONFLICT:  # a second look is asked for after a "wrong"
+        if filters.look != CONFLICT:  # a second look is asked for after a "wrong", and a doubted answer is the other one
             yield tables.records.c.blind.is_(False)
     for column, value in (
         (tables.records.c.reason, filters.reason),

@@ -16,7 +16,10 @@ class ReviewMetrics:
         self.registry = CollectorRegistry()
         self.records = Gauge("winnow_review_records", "Records in the store, by state.", ("state",), registry=self.registry)
         self.waiting = Gauge(
-            "winnow_review_waiting", "Open records that wait for a second look or a settlement.", ("look",), registry=self.registry
+            "winnow_review_waiting",
+            "Open records that wait for a second look, a settlement, or another answer where a training doubts the first.",
+            ("look",),
+            registry=self.registry,
         )
         self.oldest_seconds = Gauge(
             "winnow_review_oldest_open_seconds", "How long the open record that has waited longest has waited.", registry=self.registry
@@ -25,7 +28,11 @@ class ReviewMetrics:
         self.lost = Counter("winnow_review_leases_lost", "Answers that came after their lease was over.", registry=self.registry)
         self.refused = Counter("winnow_review_logins_refused", "Logins refused, by cause.", ("cause",), registry=self.registry)
         self.unreadable = Counter("winnow_review_events_unreadable", "Verdict events that could not be read.", registry=self.registry)
-        self.compared = Gauge("winnow_review_compared_records", "Records that two reviewers have answered.", registry=self.registry)
+        self.compared = Gauge(
+            "winnow_review_compared_records",
+            "Records that two reviewers have answered because chance had it so (`review.second_share`).",
+            registry=self.registry,
+        )
         self.kappa = Gauge(
             "winnow_review_agreement_kappa",
             "Cohen's kappa of their first answers; NaN without any.",
@@ -50,7 +57,7 @@ class ReviewMetrics:
         self.kappa.set(math.nan)
         for state in ("open", "leased", "done"):
             self.records.labels(state)
-        for look in ("second", "conflict"):
+        for look in ("second", "conflict", "doubted"):
             self.waiting.labels(look)
         for verdict in ("right", "wrong"):
             self.verdicts.labels(verdict)

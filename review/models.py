@@ -34,7 +34,7 @@ class Models:
         }
 
     def report(self, number: str) -> dict[str, Any]:
-        """Return the training report of a version, without the names of doubted records; `report` is None if it has none."""
+        """Return the training report of a version; `report` is None if it has none."""
         version = self._registry.resolve(number)
         figures = self._registry.read(version, REPORT_JSON)
         return {"version": version.label, "report": None if figures is None else json.loads(figures)}

@@ -14,6 +14,7 @@ from model_registry.registry import Registry
 from review.answers import Answers, Deps
 from review.app import Pages
 from review.auth import Door, check_bind, load_users
+from review.doubts import Doubts
 from review.ingest import Ingest
 from review.metrics import ReviewMetrics
 from review.models import Models
@@ -62,10 +63,14 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
         store.reopen_unpublished()
         releaser = Releaser(topics, cluster.partition_counts, tables.gate.partitioner)
         answers = Answers(Deps(settings, store, ingest, publisher, releaser, rules, metrics, schemas))
-        models = Models(Registry(tables.registry), store, Gates(_gates_of(tables)))
+        registry = Registry(tables.registry)
+        models = Models(registry, store, Gates(_gates_of(tables)))
+        doubts = Doubts(registry, store)
+        parts.callback(doubts.stop)
         pages = Pages(settings, store, answers, models, Door(settings, store, users), metrics)
         ingest.start()
         publisher.start()
+        doubts.start()
         yield Service(pages.app(), store, ingest, publisher, records)
 
 

@@ -1,16 +1,16 @@
 """The projection of the quarantine, audit and verdict topics into SQL.
 
-Enters: records as Kafka carried them. Leaves: rows, counts, histories. It can be rebuilt from the topics; offsets are
+Enters: records as Kafka carried them. Leaves: rows and histories; figures.py counts them. It can be rebuilt from the topics; offsets are
 stored in the same transaction as the rows made of them. Leases and sessions live beside it.
 
 A row's state: `open` (with the number of the look it waits for), `leased`, `publishing` (its verdict is on the way to
-Kafka) and `done`. Only a verdict read back from Kafka makes a row done.
+Kafka) and `done`. Only a verdict read back from Kafka makes a row done; one that a training doubts is open again.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -18,28 +18,18 @@ from foundation.errors import SettingInvalid, StoreTaken
 from review import tables
 from review.accounts import Accounts
 from review.database import Database
-from review.leases import Leases, has_lapsed, settled_by_lead, waits_again, was_answered
+from review.figures import Figures
+from review.leases import Leases, was_answered
 from review.rows import hash_of
-from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING, SECOND
+from review.tables import CONFLICT, DONE, DOUBTED, FIRST, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
 from stream.looks import TWO, wanted_look
-from stream.records import REPLAY, Lottery
+from stream.records import REPLAY
 
 _SCHEMA = 3
 
 
 Row = dict[str, object]
-
-
-class Counts(NamedTuple):
-    """How many records there are in each state; second and conflict are among the open ones."""
-
-    open: int
-    leased: int
-    done: int
-    second: int
-    conflict: int
-    done_today: int
 
 
 class Store:
@@ -68,6 +58,7 @@ class Store:
 
         self.leases = Leases(self._database)
         self.accounts = Accounts(self._database)
+        self.figures = Figures(self._database, second_share)
 
     def _make(self, db: sa.Connection, *, anew: bool) -> int:
         """Create what is missing and return the schema that is there; `anew` makes the tables of an earlier one again."""
@@ -127,9 +118,7 @@ class Store:
         """
         touched = {str(row["decision_id"]) for row in [*held, *verdicts]}
         with self._database.writing() as db:
-            epoch = db.execute(sa.select(tables.owner.c.epoch).with_for_update(read=True)).scalar()
-            if epoch != self._epoch:
-                raise StoreTaken("another `winnow review` has taken this store over; stop one of the two")
+            self._check_owner(db)
             for table, new in ((tables.records, held), (tables.verdicts, verdicts), (tables.clean, clean)):
                 if new:
                     db.execute(tables.insert(db, table).on_conflict_do_nothing(), new)
@@ -147,6 +136,12 @@ class Store:
                 )
         return touched
 
+    def _check_owner(self, db: sa.Connection, *, alone: bool = False) -> None:
+        """Raise StoreTaken where another service has taken over; with `alone` nothing is applied beside us until we commit."""
+        epoch = db.execute(sa.select(tables.owner.c.epoch).with_for_update(read=not alone)).scalar()
+        if epoch != self._epoch:
+            raise StoreTaken("another `winnow review` has taken this store over; stop one of the two")
+
     def reopen_unpublished(self) -> int:
         """Give back what a service that died had on the way; all verdicts in Kafka must have been applied before."""
         with self._database.writing() as db:
@@ -158,12 +153,10 @@ class Store:
         """Work out the state of the rows from all their verdicts; rows that know of as many already stay as they are."""
         now_ms = int(time.time() * 1000)
         for piece in tables.pieces(sorted(decision_ids)):
-            events: dict[str, list[Any]] = {}
-            wanted = sa.select(tables.verdicts).where(tables.verdicts.c.decision_id.in_(piece))
-            for event in db.execute(wanted.order_by(tables.verdicts.c.partition, tables.verdicts.c.offset)):
-                events.setdefault(event.decision_id, []).append(event)
+            events = _events(db, piece)
             if not events:
                 continue
+            doubts = _doubts(db, list(events))
             known = db.execute(
                 sa.select(tables.records.c.decision_id, tables.records.c.verdicts, tables.records.c.since_ms).where(
                     tables.records.c.decision_id.in_(list(events))
@@ -172,7 +165,7 @@ class Store:
             for row in known.all():
                 said = events[row.decision_id]
                 if len(said) > row.verdicts:
-                    look = self._next_look(row.decision_id, said)
+                    look = self._next_look(row.decision_id, said, doubts.get(row.decision_id, 0))
                     db.execute(
                         sa.update(tables.records)
                         .where(tables.records.c.decision_id == row.decision_id)
@@ -189,7 +182,31 @@ class Store:
                         )
                     )
 
-    def _next_look(self, decision_id: str, said: list[Any]) -> int | None:
+    def doubt(self, decision_ids: Iterable[str], until_ms: int) -> None:
+        """Ask another person about these answers of one person each, and no more about those that were doubted before.
+
+        until_ms: when the training was published that doubts them; who has answered since is not doubted. Raises StoreTaken.
+        """
+        with self._database.writing() as db:
+            self._check_owner(db, alone=True)
+            before = {row.decision_id for row in db.execute(sa.select(tables.doubts.c.decision_id))}
+            now = set(decision_ids)
+            db.execute(sa.delete(tables.doubts))
+            if now:
+                db.execute(sa.insert(tables.doubts), [{"decision_id": name, "until_ms": until_ms} for name in sorted(now)])
+            for piece in tables.pieces(sorted(before | now)):
+                doubts = _doubts(db, piece)
+                for decision_id, said in _events(db, piece).items():
+                    self._look_again(db, decision_id, self._next_look(decision_id, said, doubts.get(decision_id, 0)))
+
+    def _look_again(self, db: sa.Connection, decision_id: str, look: int | None) -> None:
+        """Let a settled record wait for a look that has been found missing, or a waiting one be settled; in hand it stays in hand."""
+        c = tables.records.c
+        is_free = sa.and_(c.decision_id == decision_id, c.state.in_((OPEN, DONE)))
+        db.execute(sa.update(tables.records).where(is_free).values(state=DONE if look is None else OPEN))
+        db.execute(sa.update(tables.records).where(c.decision_id == decision_id).values(look=look or FIRST))
+
+    def _next_look(self, decision_id: str, said: list[Any], doubted_until_ms: int = 0) -> int | None:
         """Return which look a record waits for after these verdicts, None when the last one settles it."""
         if said[-1].source == REPLAY:
             return None
@@ -198,7 +215,11 @@ class Store:
         last = said[-1].verdict == "right"
         wanted = wanted_look(list(by_reviewer.values()), last=last, is_drawn=is_drawn, wrong_looks=self._wrong_looks)
         if wanted is None:
-            return SECOND if len(by_reviewer) == 1 and ticket(decision_id, "second") < self._second_share else None
+            if len(by_reviewer) > 1:
+                return None
+            if ticket(decision_id, "second") < self._second_share:
+                return SECOND
+            return DOUBTED if said[-1].time_ms <= doubted_until_ms else None
         return SECOND if wanted == "another" else CONFLICT
 
     # --- reading
@@ -227,106 +248,6 @@ class Store:
                 found += [tuple(row) for row in db.execute(wanted.order_by(table.c.timestamp_ms.desc()).limit(most))]
         return sorted(found, key=lambda row: -row[2])[:most]
 
-    def counts(self, midnight_ms: int) -> Counts:
-        """Return how many records are in each state; one whose lease has lapsed counts as what it was before."""
-        now = time.time()
-        with self._database.reading() as db:
-            rows = db.execute(
-                sa.select(tables.records.c.state, tables.records.c.look, sa.func.count()).group_by(
-                    tables.records.c.state, tables.records.c.look
-                )
-            )
-            number: dict[tuple[str, int], int] = {(state, look): count for state, look, count in rows}
-            lapsed, open_again = (
-                int(db.execute(sa.select(sa.func.count()).select_from(tables.records).where(each(now))).scalar() or 0)
-                for each in (has_lapsed, waits_again)
-            )
-            today = sa.select(sa.func.count()).select_from(tables.verdicts)
-            today = today.where(tables.verdicts.c.time_ms >= midnight_ms, tables.verdicts.c.source != REPLAY)
-            done_today = int(db.execute(today).scalar() or 0)
-
-        def of(state: str) -> int:
-            return sum(count for (at, _), count in number.items() if at == state)
-
-        leased = of(LEASED) + of(PUBLISHING) - lapsed
-        second, conflict = number.get((OPEN, SECOND), 0), number.get((OPEN, CONFLICT), 0)
-        return Counts(of(OPEN) + open_again, leased, of(DONE) + lapsed - open_again, second, conflict, done_today)
-
-    def for_another(self, reviewer: str, *, is_lead: bool = False) -> int:
-        """Return how many open records wait for somebody else, because this reviewer has answered them already.
-
-        A lead settles a conflict of two, their own among them, by one more answer; if that was not enough, others must look.
-        """
-        mine = sa.exists().where(tables.verdicts.c.decision_id == tables.records.c.decision_id, tables.verdicts.c.reviewer == reviewer)
-        waits = [tables.records.c.state == OPEN, tables.records.c.look.in_((SECOND, CONFLICT)), mine]
-        if is_lead:
-            waits.append(sa.not_(settled_by_lead()))
-        with self._database.reading() as db:
-            wanted = sa.select(sa.func.count()).where(*waits)
-            return int(db.execute(wanted).scalar() or 0)
-
-    def waiting_since_ms(self) -> int | None:
-        """Return since when the open record has waited that has waited longest, those whose lease has lapsed among them."""
-        with self._database.reading() as db:
-            found = db.execute(
-                sa.select(sa.func.min(tables.records.c.since_ms)).where((tables.records.c.state == OPEN) | waits_again(time.time()))
-            ).scalar()
-            return None if found is None else int(found)
-
-    def groups(self, most: int) -> list[tuple[str, str, int]]:
-        """Return (reason, pattern, count) of open, unblind records that look alike, the most frequent first."""
-        with self._database.reading() as db:
-            wanted = (
-                sa.select(tables.records.c.reason, tables.records.c.pattern, sa.func.count().label("count"))
-                .where(tables.records.c.state == OPEN, tables.records.c.blind.is_(False), tables.records.c.look == FIRST)
-                .group_by(tables.records.c.reason, tables.records.c.pattern)
-                .having(sa.func.count() > 1)
-                .order_by(sa.desc("count"))
-                .limit(most)
-            )
-            return [tuple(row) for row in db.execute(wanted)]
-
-    def reasons(self) -> list[tuple[str, int]]:
-        """Return the reasons of open records with their counts; blind ones are not told apart."""
-        with self._database.reading() as db:
-            wanted = sa.select(tables.records.c.reason, sa.func.count()).where(
-                tables.records.c.state == OPEN, tables.records.c.blind.is_(False)
-            )
-            return [tuple(row) for row in db.execute(wanted.group_by(tables.records.c.reason).order_by(tables.records.c.reason))]
-
-    def agreement(self) -> tuple[int, float | None]:
-        """Return on how many records two reviewers' first answers can be compared, and Cohen's kappa of them."""
-        first: dict[str, dict[str, str]] = {}
-        with self._database.reading() as db:
-            twice = sa.select(tables.verdicts.c.decision_id).where(tables.verdicts.c.source != REPLAY)
-            twice = twice.group_by(tables.verdicts.c.decision_id)
-            twice = twice.having(sa.func.count(sa.distinct(tables.verdicts.c.reviewer)) > 1)
-            wanted = (
-                sa.select(tables.verdicts.c.decision_id, tables.verdicts.c.reviewer, tables.verdicts.c.verdict)
-                .where(tables.verdicts.c.decision_id.in_(twice), tables.verdicts.c.source != REPLAY)
-                .order_by(tables.verdicts.c.partition, tables.verdicts.c.offset)
-            )
-            for event in db.execute(wanted):
-                first.setdefault(event.decision_id, {}).setdefault(event.reviewer, event.verdict)
-        pairs = [tuple(said.values())[:2] for said in first.values()]
-        return len(pairs), kappa(pairs)
-
-    def flat_draws(self, most: int) -> list[tuple[bool, float]]:
-        """Return (is wrong, propensity) of the latest settled flat draws of what passed."""
-        c = tables.records.c
-        wanted = sa.select(c.verdict, c.propensity).where(c.state == DONE, c.source == "audit", c.lottery == Lottery.FLAT.value)
-        with self._database.reading() as db:
-            rows = db.execute(wanted.order_by(c.timestamp_ms.desc()).limit(most))
-            return [(row.verdict == "wrong", row.propensity) for row in rows if row.verdict is not None]
-
-    def answered_by(self, reviewer: str, since_ms: int) -> int:
-        """Return how many verdicts a reviewer has given since a time."""
-        with self._database.reading() as db:
-            wanted = sa.select(sa.func.count()).select_from(tables.verdicts)
-            return int(
-                db.execute(wanted.where(tables.verdicts.c.reviewer == reviewer, tables.verdicts.c.time_ms >= since_ms)).scalar() or 0
-            )
-
     def values_of(self, key: bytes) -> set[bytes]:
         """Return what the records of a key say, clean ones of the same key too."""
         found: set[bytes] = set()
@@ -346,6 +267,7 @@ class Store:
             for piece in tables.pieces(ids):
                 db.execute(sa.delete(tables.verdicts).where(tables.verdicts.c.decision_id.in_(piece)))
                 db.execute(sa.delete(tables.skips).where(tables.skips.c.decision_id.in_(piece)))
+                db.execute(sa.delete(tables.doubts).where(tables.doubts.c.decision_id.in_(piece)))
             gone = sum(
                 int(db.execute(sa.delete(table).where(table.c.key_hash == hash_of(key))).rowcount)
                 for table in (tables.records, tables.clean)
@@ -354,14 +276,19 @@ class Store:
         return gone
 
 
-def kappa(pairs: Sequence[tuple[str, ...]]) -> float | None:
-    """Return Cohen's kappa of pairs of answers (Cohen 1960); None without pairs or where chance alone would agree."""
-    if not pairs:
-        return None
-    share = sum(a == b for a, b in pairs) / len(pairs)
-    answers = {answer for pair in pairs for answer in pair}
-    chance = sum((sum(a == it for a, _ in pairs) / len(pairs)) * (sum(b == it for _, b in pairs) / len(pairs)) for it in answers)
-    return None if chance == 1 else (share - chance) / (1 - chance)
+def _events(db: sa.Connection, decision_ids: list[str]) -> dict[str, list[Any]]:
+    """Return the verdicts on each of some decisions, oldest first."""
+    found: dict[str, list[Any]] = {}
+    wanted = sa.select(tables.verdicts).where(tables.verdicts.c.decision_id.in_(decision_ids))
+    for event in db.execute(wanted.order_by(tables.verdicts.c.partition, tables.verdicts.c.offset)):
+        found.setdefault(event.decision_id, []).append(event)
+    return found
+
+
+def _doubts(db: sa.Connection, decision_ids: list[str]) -> dict[str, int]:
+    """Return until when answers are doubted, Unix milliseconds, by decision."""
+    wanted = sa.select(tables.doubts).where(tables.doubts.c.decision_id.in_(decision_ids))
+    return {row.decision_id: row.until_ms for row in db.execute(wanted)}
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The tables of the review store. All but skips, sessions and the trail can be rebuilt from the topics."""
+"""The tables of the review store. All but skips, sessions and the trail can be rebuilt: from the topics, doubts from the registry."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-FIRST, SECOND, CONFLICT = 1, 2, 3
+FIRST, SECOND, CONFLICT, DOUBTED = 1, 2, 3, 4
 OPEN, LEASED, PUBLISHING, DONE = "open", "leased", "publishing", "done"
 
 META = sa.MetaData()
@@ -88,6 +88,12 @@ clean = sa.Table(
     sa.Column("timestamp_ms", sa.BigInteger, nullable=False),
     sa.Index("clean_by_key", "key_hash", "timestamp_ms"),
 )
+doubts = sa.Table(
+    "doubts",
+    META,
+    sa.Column("decision_id", sa.Text, primary_key=True),
+    sa.Column("until_ms", sa.BigInteger, nullable=False),  # what has been said later, the training has not seen
+)
 skips = sa.Table(
     "skips",
     META,
@@ -111,7 +117,7 @@ trail = sa.Table(
     sa.Column("what", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
 )
-PROJECTED = (offsets, looked, records, verdicts, clean)
+PROJECTED = (offsets, looked, records, verdicts, clean, doubts)
 
 
 def insert(db: sa.Connection, table: sa.Table) -> Any:

@@ -62,7 +62,7 @@ class TrainSettings(Table):
     """FILE or topic:NAME whose records are corrupted for contrastive pairs; unset means the starter's own, in a cycle without one the
     latest of `topics.records`."""
     noise: Literal["review", "smooth", "flip", "drop"] = "review"
-    """What happens to verdicts that the others make improbable: left out and named for review, softened, turned round, dropped."""
+    """What happens to verdicts that the others make improbable: left out till another reviewer agrees, softened, turned round, dropped."""
     most_weight: Annotated[float, Field(ge=1)] = 4.0
     """Most that one verdict may count: drawn records count 1/propensity up to this."""
     check: Literal["refuse", "warn"] = "refuse"

@@ -34,7 +34,7 @@ from trainer.config import TrainSettings
 from trainer.datasets import Labelled, digest_of_data
 from trainer.evaluate import Comparison, Judged, Promotion, compare, may_promote
 from trainer.learned import SCORE_TOKENS, Learned, d_with
-from trainer.noise import Doubted, probability_of_verdicts, too_few, treat
+from trainer.noise import Doubted, of_all, probability_of_verdicts, too_few, treat
 from trainer.pairs import RENDERING, encode_labelled, text_of_content
 from trainer.promote import conclude, finish_interrupted
 from trainer.publish import Facts, publish
@@ -179,9 +179,7 @@ def _doubted(judge: Base | None, words: tuple[str, str], sorted_: Sorted, settin
         print(f"noise: mistaken verdicts are not looked for: {too_few(is_right)}", file=sys.stderr)  # noqa: T201
     else:
         probability = by_reviewer([sorted_.reviewers[place] for place in encoded.places], probability)
-        of_all = np.ones(len(sorted_.learn))  # what the judge cannot read it does not doubt
-        of_all[encoded.places] = probability
-        probability = of_all
+        probability = of_all(probability, encoded.places, sorted_.agreed)
     doubted = treat(sorted_.learn, probability, settings.noise)
     if doubted.suspects:
         count = len(doubted.suspects)

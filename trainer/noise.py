@@ -50,6 +50,18 @@ def probability_of_verdicts(
     return np.where(is_right, p_right, 1 - p_right)
 
 
+def of_all(probability: np.ndarray, places: Sequence[int], agreed: Sequence[bool]) -> np.ndarray:
+    """Return the same for all verdicts, those that the model cannot read among them.
+
+    probability: of the verdicts at `places`. What cannot be read is not doubted, nor is what a second person has agreed to: who else
+    should be asked?
+    """
+    found = np.ones(len(agreed))
+    found[list(places)] = probability
+    found[np.array(agreed, dtype=bool)] = 1.0
+    return found
+
+
 def too_few(is_right: np.ndarray) -> str:
     """Return why so few verdicts cannot be looked at, empty where they can."""
     right, wrong = int(is_right.sum()), int((~is_right).sum())

@@ -90,8 +90,8 @@ def come(page: Page, count: int) -> None:
     wait_until(lambda: page.get("/api/counts")["open"] >= count, 30)
 
 
-def published(url: str, place: Path, name: str, report: Report | None = None) -> Version:
-    """Publish a version of a few bytes, with a training report where one is given."""
+def published(url: str, place: Path, name: str, report: Report | None = None, **more: Any) -> Version:
+    """Publish a version of a few bytes, with a training report where one is given; more: fields of its manifest."""
     prepared = place / name
     prepared.mkdir()
     (prepared / "weights").write_text(name)
@@ -103,7 +103,7 @@ def published(url: str, place: Path, name: str, report: Report | None = None) ->
         threshold=Threshold(p_chosen=0.5, chosen_by="test", reason="only 12 flat draws; 299 are needed"),
         fingerprint=Fingerprint(texts=(), rewards=()), metrics={"auroc": 0.91}, settings={}, files=files_of(prepared),
     )  # fmt: skip
-    return Registry(RegistrySettings(url=url)).publish(prepared, made)
+    return Registry(RegistrySettings(url=url)).publish(prepared, made.model_copy(update=more))
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def test_what_passes_now_is_released_once_and_people_keep_the_last_word(
         page = Page(running)
         assert page.get("/api/counts")["open"] == len(drawn), "a wrong that was drawn needs a second look"
         assert [each["reviewer"] for each in page.get(f"/api/decisions/{next(iter(on_clean))}/history")["verdicts"]] == [REVIEWER]
-        assert page.running.store.agreement() == (0, None)
+        assert page.running.store.figures.agreement() == (0, None)
 
 
 def test_a_replay_and_a_review_service_cannot_both_release(

@@ -128,7 +128,9 @@ def test_audits_are_blind_and_wrong_is_looked_at_twice(page: Page, tables: Simpl
 def test_two_that_disagree_make_a_conflict_and_a_third_settles_it(page: Page, tables: SimpleNamespace) -> None:
     send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
     come(page, 1)
-    from review.store import kappa
+    from review.figures import kappa
+
+    page.running.store.figures._second_share = 1.0
 
     answers = page.running.app.state.answers
     mei, li, chen = (Who(name, frozenset({"reviewer"})) for name in ("mei", "li", "chen"))
@@ -151,7 +153,7 @@ def test_a_record_waits_since_it_came_and_anew_since_a_verdict_that_asks_for_mor
     store = page.running.store
     send(tables.kafka, tables.topics.quarantine, [{**held(0, b"old"), **of_a_year_ago}])
     come(page, 1)
-    came_ms = store.waiting_since_ms()
+    came_ms = store.figures.waiting_since_ms()
     assert came_ms is not None
     assert BEGUN_MS <= came_ms <= int(time.time() * 1000)
     assert waited(page) < 60
@@ -163,21 +165,21 @@ def test_a_record_waits_since_it_came_and_anew_since_a_verdict_that_asks_for_mor
         assert came_ms <= third.store.record("in:1:1").since_ms <= int(time.time() * 1000)
         third.store.erase(b"k1")
     with service(tables, rebuild=True) as again:  # both lay there already: nobody knows since when, so their own time counts
-        assert again.store.waiting_since_ms() == of_a_year_ago["timestamp"]
+        assert again.store.figures.waiting_since_ms() == of_a_year_ago["timestamp"]
         again.store.erase(b"k1")
         anew = Page(again)
         assert waited(anew) > 364 * 86_400
         lease = anew.lease()
-        assert again.store.waiting_since_ms() is None
+        assert again.store.figures.waiting_since_ms() is None
         anew.answer(lease, "right")
         assert anew.get("/api/counts")["second"] == 1
         [event] = events(tables)
-        assert again.store.waiting_since_ms() == event["time_ms"]
+        assert again.store.figures.waiting_since_ms() == event["time_ms"]
         assert waited(anew) < 60
         lapsing = again.store.leases.lease("somebody", 0.2, Filters())
         assert lapsing is not None
         time.sleep(0.3)
-        assert again.store.waiting_since_ms() == event["time_ms"], "a lease that has lapsed counts as open"
+        assert again.store.figures.waiting_since_ms() == event["time_ms"], "a lease that has lapsed counts as open"
 
 
 def test_an_answered_record_whose_lease_has_lapsed_does_not_wait(page: Page, tables: SimpleNamespace) -> None:
@@ -185,18 +187,18 @@ def test_an_answered_record_whose_lease_has_lapsed_does_not_wait(page: Page, tab
     come(page, 1)
     page.answer(page.lease(), "right")
     store = page.running.store
-    wait_until(lambda: store.counts(0).done == 1, 10)
+    wait_until(lambda: store.figures.counts(0).done == 1, 10)
     store.leases.lease_again("in:1:0", "somebody", 0.2, is_lead=False)
-    assert store.counts(0)[:3] == (0, 1, 0)
+    assert store.figures.counts(0)[:3] == (0, 1, 0)
     time.sleep(0.3)
-    assert store.counts(0)[:3] == (0, 0, 1)
-    assert store.waiting_since_ms() is None
+    assert store.figures.counts(0)[:3] == (0, 0, 1)
+    assert store.figures.waiting_since_ms() is None
 
 
 def test_a_verdict_of_no_time_does_not_make_a_record_wait_since_1970(page: Page, tables: SimpleNamespace) -> None:
     send(tables.kafka, tables.topics.audit, [held(0, b"a", audit=True)])
     come(page, 1)
-    came_ms = page.running.store.waiting_since_ms()
+    came_ms = page.running.store.figures.waiting_since_ms()
     event = {"v": 1, "decision_id": "in:1:0", "verdict": "wrong", "reviewer": "a script", "time_ms": 0, "source": "audit", "blind": True}
     more = {
         "propensity": 0.01,
@@ -209,7 +211,7 @@ def test_a_verdict_of_no_time_does_not_make_a_record_wait_since_1970(page: Page,
     }
     send(tables.kafka, tables.topics.verdicts, [{"value": json.dumps(event | more).encode()}])
     wait_until(lambda: page.get("/api/counts")["second"] == 1, 30)
-    assert page.running.store.waiting_since_ms() == came_ms
+    assert page.running.store.figures.waiting_since_ms() == came_ms
 
 
 def test_bulk_answers_only_what_was_confirmed(page: Page, tables: SimpleNamespace) -> None:

@@ -22,7 +22,7 @@ from trainer.config import TrainSettings
 from trainer.datasets import Labelled, is_held_out
 from trainer.evaluate import Judged, bounds_of, compare, may_promote
 from trainer.metrics import TrainMetrics
-from trainer.noise import treat
+from trainer.noise import of_all, treat
 from trainer.pairs import RENDERING, Encoded, rendered, wrong_of
 from trainer.sort import sort
 from trainer.verdicts import settle, weights_of
@@ -187,6 +187,14 @@ def test_suspects_are_left_out_softened_or_turned_round() -> None:
     assert [r.is_right for r in treat(records, probability, "flip").records] == [True, False, True, True]
     assert [r.doubt for r in treat(records, probability, "smooth").records] == [0.0, 0.495, 0.45, 0.0]
     assert treat(records, None, "drop").records == records
+
+
+def test_what_cannot_be_read_and_what_two_have_said_is_not_doubted() -> None:
+    probability = of_all(np.array([0.01, 0.02, 0.9]), [0, 2, 3], [False, False, True, False])
+    assert probability.tolist() == [0.01, 1.0, 1.0, 0.9]
+    said = [verdict(1), verdict(3), verdict(3, reviewer="li"), verdict(4), verdict(4, is_right=False, reviewer="li")]
+    found = sort(settle(said), TrainSettings(held_out_share=0.01))
+    assert dict(zip(found.learn_ids, found.agreed, strict=True)) == {"t:0:1": False, "t:0:3": True}
 
 
 def test_the_last_verdict_counts_and_each_goes_where_it_belongs() -> None:
