@@ -6,6 +6,7 @@ calibrated d of what it wrote. A policy learns to exploit whatever it is paid fo
 change the record it was asked about, become a control token, or be paid more than a record that the gate lets through.
 """
 
+import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from stream.judge import Judge
 from stream.live_model import LiveModel, rewards_of_shown
 from stream.records import Content, Record, Route
 from stream.render import render
+
+log = logging.getLogger("winnow.serve")
 
 Of = Literal["answer", "record"]
 LEAST_D = math.log(1e-6 / (1 - 1e-6))
@@ -99,20 +102,25 @@ def paid_for_answers(model: LiveModel, form: Format, asked: Sequence[Asked], pla
     """Return the version's reward of each answer, and the probability that it is the right one.
 
     A verdict word is paid what headers say, evidence included. Any other answer is read by `plain`, the version's model as transformers
-    runs it, and paid less than the worse of the two words. Raises DataRefused.
+    runs it, and paid less than the worse of the two words. Of a record that is longer than the model reads every answer is paid 0, so that
+    it teaches nothing and the run goes on. Raises DataRefused.
     """
     contents = [_content(place, each.record, form) for place, each in enumerate(asked)]
     found: list[Paid] = []
     rewards = rewards_of_shown(model.scorer, model.evidence, [render(content, model.rendering) for content in contents])
     right, wrong = model.scorer.encoder.words
-    for place, (each, both) in enumerate(zip(asked, rewards, strict=True)):
+    for each, both in zip(asked, rewards, strict=True):
         if both is None:
-            most = model.scorer.encoder.max_record_tokens
-            raise DataRefused(f"query {place}: its record is longer than the {most} tokens that {model.label} reads")
+            found.append(Paid(0.0, 0.0))
+            continue
         p_chosen = model.calibration.p_chosen(both.d)
         paid = {right: Paid(both.right, p_chosen), wrong: Paid(both.wrong, 1 - p_chosen)}.get(each.answer)
         found.append(paid or Paid(min(both), 0.0))
-    others = [place for place, each in enumerate(asked) if each.answer not in (right, wrong)]
+    too_long = rewards.count(None)
+    if too_long:
+        most = model.scorer.encoder.max_record_tokens
+        log.warning("records longer than the model reads are paid 0", extra={"count": too_long, "most_tokens": most, "model": model.label})
+    others = [place for place, each in enumerate(asked) if rewards[place] is not None and each.answer not in (right, wrong)]
     if others:
         texts = [render(contents[place], model.rendering).text for place in others]
         said = plain_rewards(plain(), model.scorer.encoder, texts, [asked[place].answer for place in others])
