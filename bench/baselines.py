@@ -49,8 +49,9 @@ def _counting(of: str, records: int, held: np.ndarray | None) -> tuple[Counting,
     """Return what counts how often each record's code has come, and how many records there are to it."""
     if of == PAST:
         return _so_far, np.arange(1.0, records + 1)
-    if of == WHOLE or held is None:
+    if of == WHOLE:
         return lambda codes: np.bincount(codes)[codes].astype(float), np.full(records, float(records))
+    assert held is not None, "what is seen is all but what is held back"
     return lambda codes: (np.bincount(codes[~held], minlength=int(codes.max()) + 1)[codes] + held).astype(float), (~held).sum() + held * 1.0
 
 
@@ -75,39 +76,43 @@ def _joint(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return joint
 
 
-def baselines(table: Table, asked: np.ndarray, held: np.ndarray) -> dict[str, Any]:
-    """Return the AUROC of each baseline on the records `held`, after the verdicts on `asked`; None where none can be had."""
+def baselines(table: Table, asked: np.ndarray, held: np.ndarray, judged: np.ndarray | None = None) -> dict[str, Any]:
+    """Return the AUROC of each baseline after the verdicts on `asked`; None where none can be had.
+
+    On the records `judged_R`, else on all of `held_R`, those that nobody is asked about.
+    """
     found: dict[str, Any] = {}
+    judged = held if judged is None else judged
     for name in (PAST, SEEN, WHOLE):
         features_RF = column_features(table, name, held)
         forest = IsolationForest(random_state=0).fit(features_RF)
-        found[f"gradient_boosting_{name}"] = auroc_of_wrong(table.is_wrong[held], boosted(features_RF, table, asked, held))
-        found[f"isolation_forest_{name}"] = auroc_of_wrong(table.is_wrong[held], -forest.score_samples(features_RF[held]))
+        found[f"gradient_boosting_{name}"] = auroc_of_wrong(table.is_wrong[judged], boosted(features_RF, table, asked, judged))
+        found[f"isolation_forest_{name}"] = auroc_of_wrong(table.is_wrong[judged], -forest.score_samples(features_RF[judged]))
     for name, read in ((SEEN, ~held), (WHOLE, np.ones(len(held), dtype=bool))):
-        found[f"characters_{name}"] = auroc_of_wrong(table.is_wrong[held], _characters(table, np.flatnonzero(read), asked, held))
-    found["flag_everything"] = auroc_of_wrong(table.is_wrong[held], np.zeros(int(held.sum())))
+        found[f"characters_{name}"] = auroc_of_wrong(table.is_wrong[judged], _characters(table, np.flatnonzero(read), asked, judged))
+    found["flag_everything"] = auroc_of_wrong(table.is_wrong[judged], np.zeros(int(judged.sum())))
     return found
 
 
-def boosted(features_RF: np.ndarray, table: Table, asked: np.ndarray, held: np.ndarray) -> np.ndarray | None:
-    """Return how wrong gradient boosting on column features holds each record of `held`; None after verdicts of one kind."""
+def boosted(features_RF: np.ndarray, table: Table, asked: np.ndarray, judged: np.ndarray) -> np.ndarray | None:
+    """Return how wrong gradient boosting on column features holds each record of `judged`; None after verdicts of one kind."""
     if len(set(table.is_wrong[asked])) < 2:  # noqa: PLR2004
         return None
     leaf = min(20, max(_SMALLEST_LEAF, len(asked) // 10))
     model = HistGradientBoostingClassifier(min_samples_leaf=leaf, random_state=0).fit(features_RF[asked], table.is_wrong[asked])
-    scores: np.ndarray = model.predict_proba(features_RF[held])[:, 1]
+    scores: np.ndarray = model.predict_proba(features_RF[judged])[:, 1]
     return scores
 
 
-def _characters(table: Table, read: np.ndarray, asked: np.ndarray, held: np.ndarray) -> np.ndarray | None:
-    """Return how wrong a regression on characters holds each record of `held`; which ones there are comes from an even sample of `read`."""
+def _characters(table: Table, read: np.ndarray, asked: np.ndarray, judged: np.ndarray) -> np.ndarray | None:
+    """Return how wrong a regression on characters holds each record of `judged`; an even sample of `read` names the characters."""
     if len(set(table.is_wrong[asked])) < 2:  # noqa: PLR2004
         return None
     grams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True)
     grams.fit(_texts(table, evenly(read, MOST_TEXTS)))
     model = LogisticRegression(C=10.0, max_iter=2_000, class_weight="balanced")
     model.fit(grams.transform(_texts(table, asked)), table.is_wrong[asked])
-    scores: np.ndarray = model.decision_function(grams.transform(_texts(table, np.flatnonzero(held))))
+    scores: np.ndarray = model.decision_function(grams.transform(_texts(table, np.flatnonzero(judged))))
     return scores
 
 

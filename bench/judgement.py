@@ -131,10 +131,10 @@ def run(table: Table, verdicts: int, seed: int, minutes: float, sampling: str, p
     judged = evenly(np.flatnonzero(held), most)
     if len(judged) < held.sum():
         print(f"{len(judged)} of the {held.sum()} records that nobody is asked about are judged", file=sys.stderr, flush=True)
-        held = np.isin(np.arange(len(contents)), judged)
+    is_judged = np.isin(np.arange(len(contents)), judged)
     told = judge(model, [contents[row] for row in judged])
-    figures = {**_figures(table, held, told, d_as_it_came), "verdicts": len(asked), "field_hit_rate": field_hits(model, table, judged)}
-    return {**figures, "seconds": round(time.perf_counter() - begun, 1), "baselines": baselines(table, asked, held)}
+    figures = {**_figures(table, is_judged, told, d_as_it_came), "verdicts": len(asked), "field_hit_rate": field_hits(model, table, judged)}
+    return {**figures, "seconds": round(time.perf_counter() - begun, 1), "baselines": baselines(table, asked, held, is_judged)}
 
 
 def _trained(tables: Any, base: Path, table: Table, contents: list[str], asked: np.ndarray, work: Path) -> Version:
@@ -143,9 +143,9 @@ def _trained(tables: Any, base: Path, table: Table, contents: list[str], asked: 
     return train_and_publish(tables, tables.train, str(base), str(said), None)
 
 
-def _figures(table: Table, held: np.ndarray, told: Judged, d_as_it_came: np.ndarray) -> dict[str, float | None]:
-    """Return the figures of the held records; None where none of them, or all, are wrong."""
-    wrong, came = table.is_wrong[held], ~np.isnan(d_as_it_came)
+def _figures(table: Table, judged: np.ndarray, told: Judged, d_as_it_came: np.ndarray) -> dict[str, float | None]:
+    """Return the figures of the records `judged_R`; None where none of them, or all, are wrong."""
+    wrong, came = table.is_wrong[judged], ~np.isnan(d_as_it_came)
     found = {
         "auroc": auroc_of_wrong(wrong, -told.d),
         "auroc_prequential": auroc_of_wrong(table.is_wrong[came], -d_as_it_came[came]),

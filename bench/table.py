@@ -39,7 +39,12 @@ def read_table(dirty: Path, clean: Path, drop: list[str]) -> Table:
     A name to drop may be that of either file. Short rows end in empty cells. Raises DataRefused where the files do not fit together or
     neither has a column to drop.
     """
-    dirty_rows, clean_rows = _both(dirty, clean)
+    pairs = _readings_of_both(_read(dirty), _read(clean))
+    found = [_compared(dirty, clean, _rows(dirty, one), _rows(clean, other), drop) for one, other in pairs]
+    return min(found, key=lambda table: int(table.wrong_RC.sum()))
+
+
+def _compared(dirty: Path, clean: Path, dirty_rows: list[list[str]], clean_rows: list[list[str]], drop: list[str]) -> Table:
     if len(dirty_rows) != len(clean_rows):
         raise DataRefused(f"{dirty} has {len(dirty_rows) - 1} records and {clean} {len(clean_rows) - 1}")
     ours, theirs = _kept(dirty_rows[0], clean_rows[0], drop, dirty)
@@ -72,14 +77,12 @@ def _read(path: Path) -> bytes:
         raise DataRefused(f"{path} cannot be read: {error}") from error
 
 
-def _both(dirty: Path, clean: Path) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the rows of both files, which may be in UTF-8, in Latin-1, or one in each; broken bytes may be what is wrong."""
-    found = {path: path_bytes for path, path_bytes in ((dirty, _read(dirty)), (clean, _read(clean)))}
-    readings = {path: _readings(path_bytes) for path, path_bytes in found.items()}
-    if all(len(each) > 1 for each in readings.values()):  # both alike in an encoding that is not told
-        readings = {path: each[:1] for path, each in readings.items()}
-    pairs = [(_rows(dirty, one), _rows(clean, other)) for one in readings[dirty] for other in readings[clean]]
-    return min(pairs, key=lambda pair: sum(one != other for one, other in zip(*pair, strict=False)))
+def _readings_of_both(dirty: bytes, clean: bytes) -> list[tuple[str, str]]:
+    """Return what both files may say, in UTF-8, in Latin-1, or one in each; broken bytes may be what is wrong."""
+    ours, theirs = _readings(dirty), _readings(clean)
+    if len(ours) > 1 and len(theirs) > 1:  # both alike in an encoding that is not told
+        ours, theirs = ours[:1], theirs[:1]
+    return [(one, other) for one in ours for other in theirs]
 
 
 def _readings(found: bytes) -> list[str]:
@@ -97,7 +100,7 @@ def _kept(dirty_head: list[str], clean_head: list[str], drop: list[str], dirty: 
         raise DataRefused(f"--drop {unknown[0]}: {dirty} has the columns {', '.join(dirty_head)}")
     ours = {place for place, name in enumerate(dirty_head) if name in drop}
     theirs = {place for place, name in enumerate(clean_head) if name in drop}
-    if len(dirty_head) == len(clean_head):  # one may call it otherwise
+    if len(dirty_head) == len(clean_head) and len(dirty_head) - len(ours) != len(clean_head) - len(theirs):  # one may call it otherwise
         ours = theirs = ours | theirs
     return [place for place in range(len(dirty_head)) if place not in ours], [
         place for place in range(len(clean_head)) if place not in theirs

@@ -47,7 +47,7 @@ def test_twins_and_appended_control_text(tmp_path: Path) -> None:
 def spoiled_readings(records: int) -> Table:
     """A table one record in six of which has another unit or none at all."""
     clean = [(f"S{row % 7}", f"{20 + row % 9}.{row % 10}", "°C", f"2026-11-{row % 27 + 1:02}") for row in range(records)]
-    cells = [(*row[:2], "K" if place % 2 else "", row[3]) if place * 7 % 6 == 0 else row for place, row in enumerate(clean)]
+    cells = [(*row[:2], "K" if place // 6 % 2 else "", row[3]) if place * 7 % 6 == 0 else row for place, row in enumerate(clean)]
     wrong_RC = np.array([[one != other for one, other in zip(*rows, strict=True)] for rows in zip(cells, clean, strict=True)])
     return Table(("station", "value", "unit", "day"), cells, wrong_RC)
 
@@ -62,7 +62,7 @@ def test_a_short_table_with_few_verdicts_has_one_stage(tmp_path: Path, capsys: p
 
 
 def test_a_table_is_read_as_a_stream(tmp_path: Path) -> None:
-    """What was learned when a record came, and who was asked, depend on none that comes later and on none that nobody is asked about."""
+    """What was learned when a record came depends on none that comes later and on none that nobody is asked about."""
     table, held = spoiled_readings(300), never_asked(300, 0)
     later = [row if place < 180 and not held[place] else ("?", "?", "?", "?") for place, row in enumerate(table.cells)]
     read, found = [], []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.ensemble import IsolationForest
 
 from bench.asking import WAYS, Known, one
 from bench.baselines import PAST, SEEN, WHOLE, auroc_of_wrong, baselines, column_features
@@ -30,6 +31,8 @@ def test_what_is_alike_in_both_files_stays_alike(tmp_path: Path) -> None:
     assert read_table(latin, latin_clean, ["id"]).is_wrong.tolist() == [False, True]
     assert read_table(latin, clean, ["id"]).is_wrong.tolist() == [False, True]
     assert not read_table(latin_clean, clean, ["id"]).is_wrong.any()
+    moved = written(tmp_path, "moved.csv", "city,id\nKöln,1\nZürich,2\n".encode("latin-1"))
+    assert not read_table(moved, written(tmp_path, "others.csv", "no,city\n1,Köln\n2,Zürich\n".encode()), ["id", "no"]).is_wrong.any()
     broken = written(tmp_path, "broken.csv", "id,city\n1,Köln\n2,Zürich\n".encode().replace(b"\xc3\xbcr", b"\xbcr"))
     assert read_table(broken, clean, ["id"]).is_wrong.tolist() == [False, True]
 
@@ -56,6 +59,9 @@ def test_columns_are_told_apart_and_dropped_by_either_name(tmp_path: Path) -> No
     beside = written(tmp_path, "beside.csv", b"A,B,C\n1,x,y\n1,x,q\n")
     numbered = written(tmp_path, "numbered.csv", b"n,A,B,C\n1,1,x,y\n2,1,x,y\n")
     assert read_table(numbered, beside, ["n"]).wrong_RC.tolist() == [[False] * 3, [False, False, True]]
+    first = written(tmp_path, "first.csv", b"n,A,B\n1,x,y\n2,x,q\n")
+    last = written(tmp_path, "last.csv", b"A,B,m\nx,y,1\nx,y,2\n")
+    assert read_table(first, last, ["n", "m"]).wrong_RC.tolist() == [[False] * 2, [False, True]]
     with pytest.raises(DataRefused, match="4 columns and .* 3; --drop"):
         read_table(numbered, beside, [])
     with pytest.raises(DataRefused, match=r"long\.csv, row 2: 3 cells under 2 columns"):
@@ -138,6 +144,12 @@ def test_other_detectors_find_a_plain_fault_and_say_nothing_without_both_verdict
     assert all(found[f"gradient_boosting_{name}"] > 0.95 for name in (PAST, SEEN, WHOLE))
     assert found["characters_seen"] > 0.9
     assert found["flag_everything"] == 0.5
+    some = held & (np.arange(400) % 2 == 0)
+    of_some = baselines(table, asked, held, some)
+    assert of_some["characters_seen"] > 0.9
+    features = column_features(table, SEEN, held)
+    by_hand = auroc_of_wrong(table.is_wrong[some], -IsolationForest(random_state=0).fit(features).score_samples(features[some]))
+    assert of_some["isolation_forest_seen"] == by_hand, "what is not judged is not seen all the same"
     alike = baselines(table, asked[table.is_wrong[asked]], held)
     assert alike["gradient_boosting_seen"] is alike["characters_whole"] is None
     assert alike["isolation_forest_seen"] is not None
