@@ -8,7 +8,7 @@ QUIX := $(VENV)/.quix
 MOTO := $(VENV)/.moto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-gpu bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words bench-reviewers bench-starter bench-spoiled bench-channel bench-asking bench-promotion clean
+.PHONY: help setup demo test check docs pins bench bench-crash bench-replay bench-faults bench-gate bench-framed bench-scale bench-scoring bench-variants bench-gpu bench-train bench-addresses bench-stream-addresses bench-model bench-lora bench-swap bench-honesty bench-noise bench-demo bench-review bench-evidence bench-judgement bench-two-records bench-words bench-reviewers bench-starter bench-spoiled bench-channel bench-asking bench-past bench-heads bench-evidence-parts bench-promotion clean
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -51,7 +51,7 @@ pins: ## resolve the requirements files again, from pyproject.toml and constrain
 	@printf 'onnx\nonnxscript\nonnxruntime\nopenvino\nsentence-transformers\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 -c $(VENV)/pinned.txt - -o requirements-peers.txt
 	@printf 'quixstreams\n' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 - -o requirements-quix.txt
 
-bench: bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-reviewers bench-starter bench-spoiled bench-channel bench-asking bench-promotion bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
+bench: bench-gate bench-framed bench-scale bench-scoring bench-variants bench-train bench-crash bench-replay bench-faults bench-swap bench-review bench-honesty bench-noise bench-demo bench-model bench-evidence bench-judgement bench-two-records bench-words bench-reviewers bench-starter bench-spoiled bench-channel bench-asking bench-past bench-heads bench-evidence-parts bench-promotion bench-addresses bench-stream-addresses bench-lora ## all slow acceptance runs, one after the other
 
 bench-gate: $(QUIX) ## the gate beside exactly-once copies, its scorer alone, plain loops and quix-streams; latency; memory over 1,000,000 records
 	@$(BIN)/python -m bench.gate $(ARGS)
@@ -145,6 +145,15 @@ bench-channel: $(READY) ## corruptions learned from what people called wrong, be
 
 bench-asking: $(READY) ## whom to ask: ways to choose the records that people answer, evidence alone
 	@$(BIN)/python -m bench.asking $(ARGS)
+
+bench-past: $(READY) ## what a twin said before, in the prompt: an experiment, the gate keeps no state
+	@$(BIN)/python -m bench.past $(ARGS)
+
+bench-heads: $(READY) ## ensembles of small heads on a frozen trunk beside fine-tuning, by number of verdicts
+	@$(BIN)/python -m bench.heads $(ARGS)
+
+bench-evidence-parts: $(READY) ## what each part of the evidence gives, on tables and twins
+	@$(BIN)/python -m bench.evidence_parts $(ARGS)
 
 bench-promotion: $(READY) ## how often a better model is promoted, and how often a worse one, with reviewers who err
 	@$(BIN)/python -m bench.promotion $(ARGS)

@@ -2,7 +2,11 @@
 
 One starter; each seed draws other verdicts, turns others round and trains twice, on what people said and on what they
 meant, both with the noise pass of a cycle. AUROC on twins that neither has seen. `found` is the share of the turned
-verdicts among the 30 % (`found_first_fifth`: 20 %) that the pass doubts most. The last line is one JSON object.
+verdicts among the 30 % (`found_first_fifth`: 20 %) that the pass doubts most. With --again other people, who err as often, are asked
+about what the pass doubts, a third where two disagree, and the training begins anew with what they have come to say: `auroc_again`;
+`auroc_by_chance` is the same with as many records drawn by chance. `mistaken` is the share of mistakes among what is learned from, and
+`answers` how many more there were. With --ways the same turned verdicts are learned from in each way of `train.noise`, as they are
+(`nothing`), and with a margin that grows with how probable a verdict is (`margin`). The last line is one JSON object.
 """
 
 import argparse
@@ -35,6 +39,7 @@ from trainer.unlabelled import unlabelled_of
 
 STREAM, VERDICTS, TURNED_SHARE, HELD_OUT, STRANGERS = 12_000, 2_000, 0.2, 400, 4_000
 WORST_LOSS, LEAST_FOUND = 0.01, 0.8
+MOST_MARGIN = 2.0  # nats
 
 
 def labelled(twins: list[Twin], turned: np.ndarray | None = None) -> list[Labelled]:
@@ -94,13 +99,107 @@ def of_every_seed(
     return {key: round(float(np.mean([run[key] for run in runs])), 4) for key in runs[0]}, runs
 
 
+class Said(NamedTuple):
+    """What people say of N records: which of them they are mistaken about, whether a second has looked, and how many answers that took."""
+
+    mistaken_N: np.ndarray
+    agreed_N: np.ndarray
+    answers: int = 0
+
+    def asked_again(self, places: np.ndarray, random: np.random.Generator) -> "Said":
+        """Return what they say when a second person has looked at these places, and a third where two disagree."""
+        second, third = (random.random(len(places)) < TURNED_SHARE for _ in range(2))
+        first = self.mistaken_N[places]
+        mistaken_N, agreed_N = self.mistaken_N.copy(), self.agreed_N.copy()
+        mistaken_N[places] = np.where(first == second, first, third)
+        agreed_N[places] = True
+        return Said(mistaken_N, agreed_N, self.answers + len(places) + int((first != second).sum()))
+
+
+def asked_about(ground: Ground, twins: list[Twin], test: list[Labelled], said: Said, settings: TrainSettings) -> dict[str, float]:
+    """Train on what people said, with the noise pass; then ask again about what it doubts, or as often by chance, and train anew."""
+    random = np.random.default_rng(settings.seed + 1)
+    found: dict[str, float] = {}
+
+    def learned(said: Said, name: str) -> list[int]:
+        base, encoder = ground.base(settings)
+        encoded = encode_labelled(labelled(twins, said.mistaken_N), encoder, RENDERING)
+        is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
+        probability = probability_of_verdicts(base.model.eval(), encoder, encoded.ids, is_right, settings.seed)
+        if probability is not None:
+            probability = np.where(said.agreed_N[encoded.places], 1.0, probability)
+        doubted = treat(encoded.records, probability, settings.noise)
+        kept = [encoded.places[place] for place in doubted.kept]
+        found[f"auroc_{name}"] = ground.auroc_after(base, encoder, doubted.records, test, settings)
+        found[f"mistaken_{name}"] = float(said.mistaken_N[kept].mean())
+        found[f"learned_{name}"] = len(kept)
+        return [encoded.places[place] for place in doubted.suspects]
+
+    suspects = np.array(learned(said, "once"), dtype=int)
+    again = said.asked_again(suspects, random)
+    learned(again, "again")
+    drawn = random.choice(len(twins), len(suspects), replace=False)
+    learned(said.asked_again(drawn, random), "by_chance")
+    return {**found, "asked": len(suspects), "answers": again.answers}
+
+
+def one_again(ground: Ground, seed: int) -> dict[str, float]:
+    """Train before and after people have been asked again; one seed."""
+    settings = ground.tables.train.model_copy(update={"seed": seed})
+    random = np.random.default_rng(seed)
+    learn, held_out = ground.drawn(seed, random)
+    turned = turned_round(len(learn), random)
+    test = labelled(held_out, random.random(len(held_out)) < TURNED_SHARE)
+    found = asked_about(ground, learn, test, Said(turned, np.zeros(len(learn), dtype=bool)), settings)
+    return {key: round(value, 4) for key, value in found.items()}
+
+
+def margins(records: list[Labelled], probability: np.ndarray | None) -> list[Labelled]:
+    """Return verdicts whose margin is how probable the others make them, in nats: 0 for a suspect (Wang et al. 2024, arXiv 2401.06080)."""
+    if probability is None:
+        return records
+    nats = np.clip(np.log(probability) - np.log1p(-probability), 0.0, MOST_MARGIN)
+    return [record._replace(score_chosen=float(each), score_rejected=0.0) for record, each in zip(records, nats, strict=True)]
+
+
+def each_way(ground: Ground, seed: int) -> dict[str, float]:
+    """Learn from the same turned verdicts in every way; one seed."""
+    settings = ground.tables.train.model_copy(update={"seed": seed})
+    random = np.random.default_rng(seed)
+    learn, held_out = ground.drawn(seed, random)
+    said = labelled(learn, turned_round(len(learn), random))
+    test = labelled(held_out, random.random(len(held_out)) < TURNED_SHARE)
+    found: dict[str, float] = {}
+    learned: dict[str, Callable[[list[Labelled], np.ndarray | None], list[Labelled]]] = {
+        "nothing": lambda records, _: records,
+        "review": lambda records, probability: treat(records, probability, "review").records,
+        "smooth": lambda records, probability: treat(records, probability, "smooth").records,
+        "flip": lambda records, probability: treat(records, probability, "flip").records,
+        "margin": margins,
+    }
+    for way, of in learned.items():
+        base, encoder = ground.base(settings)
+        encoded = encode_labelled(said, encoder, RENDERING)
+        is_right = np.array([record.is_right for record in encoded.records], dtype=bool)
+        probability = probability_of_verdicts(base.model.eval(), encoder, encoded.ids, is_right, seed)
+        records = of(encoded.records, probability)
+        found[f"auroc_{way}"] = ground.auroc_after(base, encoder, records, test, settings)
+    return {key: round(value, 4) for key, value in found.items()}
+
+
+def turned_round(count: int, random: np.random.Generator) -> np.ndarray:
+    """Return which of so many verdicts are mistakes."""
+    turned = np.zeros(count, dtype=bool)
+    turned[random.choice(count, round(TURNED_SHARE * count), replace=False)] = True
+    return turned
+
+
 def one(ground: Ground, seed: int) -> dict[str, float]:
     """Train on both and compare; one seed."""
     settings = ground.tables.train.model_copy(update={"seed": seed})
     random = np.random.default_rng(seed)
     learn, held_out = ground.drawn(seed, random)
-    turned = np.zeros(len(learn), dtype=bool)
-    turned[random.choice(len(learn), round(TURNED_SHARE * len(learn)), replace=False)] = True
+    turned = turned_round(len(learn), random)
     found: dict[str, float] = {}
     for name, records, test in (
         ("clean", labelled(learn), labelled(held_out)),
@@ -125,8 +224,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--noise", choices=["review", "smooth", "flip", "drop"], default="review")
+    parser.add_argument("--again", action="store_true", help="ask again about what is doubted, and train anew")
+    parser.add_argument("--ways", action="store_true", help="learn from the same verdicts in every way")
     given = parser.parse_args()
     train = TrainSettings(noise=given.noise, contrastive_per_verdict=1.0, epochs=2.0)
+    for is_wanted, name, other in ((given.again, "noise-again", one_again), (given.ways, "noise-ways", each_way)):
+        if is_wanted:
+            found, runs = of_every_seed(other, train, given.seeds, given.steps)
+            keep(name, {"noise": given.noise, "steps": given.steps, **found, "runs": runs})
+            return
     found, runs = of_every_seed(one, train, given.seeds, given.steps)
     passed = found["auroc_clean"] - found["auroc_noisy"] <= WORST_LOSS and found["found_first_fifth"] >= LEAST_FOUND
     keep("noise", {"noise": given.noise, "steps": given.steps, **found, "runs": runs, "passed": passed})
