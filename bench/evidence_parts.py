@@ -33,6 +33,10 @@ STREAM, STRANGERS = 4_000, 1_500
 _seen: Callable[..., Seen] = memory._seen  # noqa: SLF001 - what is changed here is no part of the program
 
 
+def _without_parts(*told: Any) -> Seen:
+    return _seen(*told)._replace(parted=0, strange=0)
+
+
 def _without_amid(*told: Any) -> Seen:
     return _seen(*told)._replace(amid=0)
 
@@ -52,6 +56,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "no word of what comes beside what": {"stream.agreement.MOST_PREDICTORS": 0},
     "one rule a field, not four": {"stream.agreement.MOST_PREDICTORS": 1},
     "how far apart at worst, not on the average": {"stream.memory._seen": _without_amid},
+    "nothing is said of parts of values": {"stream.memory._seen": _without_parts},
     "no value is a sign by itself": {"trainer.weigh.VALUES_SHARE": 0.0},
     "values have the room of other signs": {"trainer.weigh.VALUES_SHARE": 1.0, "trainer.weigh.ENOUGH": 1},
     "no form is a sign": {"trainer.weigh.FORMS_ENOUGH": 1e9},

@@ -22,9 +22,9 @@ from stream.unusual import MOST_LEVEL
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
 VALUE, FORM, THERE, EMPTY = "is", "form", "there", "empty"
-LEVELS = ("rare", "odd", "apart", "unusual", "amid")
+LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange")
 _MOST_PATHS_KEPT = 4_096
-_FORMAT = 2  # 1 had no forms: a gate that knows 1 alone must not take up weights that it would leave out
+_FORMAT = 3  # 1 had no forms, 2 no parts: a gate that knows less must not take up weights that it would leave out
 
 
 class _Tables(NamedTuple):
@@ -35,6 +35,8 @@ class _Tables(NamedTuple):
     apart: tuple[float, ...]
     unusual: tuple[float, ...]
     amid: tuple[float, ...]
+    parted: tuple[float, ...]
+    strange: tuple[float, ...]
     there: float
     empty: float
     values: dict[str, float]
@@ -110,14 +112,15 @@ class Evidence:
     def _sum(self, seen: Sequence[Seen], shape: int) -> float:
         """Add up what `signs_of` would name: a field's own signs and its part of the counts over fields, then those of the worst field."""
         total = self._shape[shape]
-        worst_rare = worst_odd = worst_apart = worst_unusual = worst_amid = 0
+        worst_rare = worst_odd = worst_apart = worst_unusual = worst_amid = worst_parted = worst_strange = 0
         done: set[str] = set()
-        for path, rare, odd, apart, unusual, is_empty, amid, common in seen:
+        for path, rare, odd, apart, unusual, is_empty, amid, common, parted, strange in seen:
             # a path that comes twice says its own signs once: a producer must not make a usual field count by repeating it
             own = self._again if path in done else self._of_path.get(path) or self._tables(path)
             done.add(path)
             far = apart or 0
             total += own.rare[rare] + own.odd[odd] + own.apart[far] + own.unusual[unusual] + own.amid[amid] + own.there
+            total += own.parted[parted] + own.strange[strange]
             if is_empty:
                 total += own.empty
             if common.value is not None:
@@ -127,8 +130,11 @@ class Evidence:
             worst_rare, worst_odd = (rare if rare > worst_rare else worst_rare), (odd if odd > worst_odd else worst_odd)
             worst_apart, worst_amid = (far if far > worst_apart else worst_apart), (amid if amid > worst_amid else worst_amid)
             worst_unusual = unusual if unusual > worst_unusual else worst_unusual
+            worst_parted = parted if parted > worst_parted else worst_parted
+            worst_strange = strange if strange > worst_strange else worst_strange
         any_ = self._any
         total += any_["rare"][worst_rare] + any_["odd"][worst_odd] + any_["apart"][worst_apart]
+        total += any_["parted"][worst_parted] + any_["strange"][worst_strange]
         return total + any_["unusual"][worst_unusual] + any_["amid"][worst_amid]
 
     def _tables(self, path: str) -> "_Tables":
@@ -141,13 +147,13 @@ class Evidence:
     def _tables_of(self, own: tuple[str, ...]) -> "_Tables":
         """Return the part of the counts over fields, and the signs of the paths `own` with it."""
         names = [*own, f"{ANY}fields"]
-        rare, odd, apart, unusual, amid = (
+        rare, odd, apart, unusual, amid, parted, strange = (
             tuple(sum(steps) for steps in zip(*(self._steps(f"{name}|{sign}") for name in names), strict=True)) for sign in LEVELS
         )
         there = sum(self._weights.get(f"{path}|{THERE}", 0.0) for path in own)
         empty = sum(self._weights.get(f"{name}|{EMPTY}", 0.0) for name in names)
         values, forms = (dict(self._of_common.get((own[0], which), {})) if own else {} for which in (VALUE, FORM))
-        return _Tables(rare, odd, apart, unusual, amid, there, empty, values, forms)
+        return _Tables(rare, odd, apart, unusual, amid, parted, strange, there, empty, values, forms)
 
     def _steps(self, sign: str) -> tuple[float, ...]:
         """Return the weight of each level: a level counts as all below it, too."""
@@ -177,7 +183,7 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for each in seen:
-        for name, level in zip(LEVELS, (each.rare, each.odd, each.apart or 0, each.unusual, each.amid), strict=True):
+        for name, level in zip(LEVELS, _levels_of(each), strict=True):
             for reached in range(1, level + 1):
                 found[f"{each.path}|{name}|{reached}"] = 1.0
                 fields = f"{ANY}fields|{name}|{reached}"
@@ -193,6 +199,11 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
     for reached in range(1, shape + 1):
         found[f"{ANY}|shape|{reached}"] = 1.0
     return found
+
+
+def _levels_of(each: Seen) -> tuple[int, ...]:
+    """Return the levels of a field in the order of LEVELS."""
+    return each.rare, each.odd, each.apart or 0, each.unusual, each.amid, each.parted, each.strange
 
 
 def common_sign(sign: str) -> tuple[str, str, str] | None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from stream.agreement import Rule, dependencies, rule_of
 from stream.render import Rendered
 from stream.unusual import MOST_LEVEL, Counts
-from stream.values import aspects_of, digest_of_text, form, frequent_paths, parts_of, pattern, texts_of, values_of
+from stream.values import FORM, WHOLE, aspects_of, digest_of_text, form, frequent_paths, parts_of, pattern, texts_of, values_of
 
 MOST_COMMON, FEWEST_COMMON, COMMON_SHARE = 40, 20, 0.01
 NEARLY_ALL = 0.9
@@ -39,7 +39,8 @@ class Seen(NamedTuple):
     rare: the value, its beginning, end or whole part comes so seldom. odd: its pattern does. apart: how far it is from the
     value that usually comes beside the others, at worst, 0 the usual one and 4 never seen; None where nothing is known.
     unusual: how unusual it is to be so far apart. amid: how far apart it is on the average of all that are known, not at worst.
-    common: the digests of its value and of its form, if many records have it.
+    common: the digests of its value and of its form, if many records have it. parted, strange: how far at worst a part of it is from the
+    part that usually comes beside the others, and how unusual that is, 0 where nothing is known.
     """
 
     path: str
@@ -50,6 +51,8 @@ class Seen(NamedTuple):
     is_empty: bool
     amid: int
     common: Common
+    parted: int = 0
+    strange: int = 0
 
 
 class Memory:
@@ -62,19 +65,24 @@ class Memory:
         self._patterns = {path: Counts(*counts) for path, counts in state["patterns"].items()}
         self._parts = {path: {which: Counts(*counts) for which, counts in parts.items()} for path, parts in state["parts"].items()}
         self._rules = {
-            path: [Rule((given[0], given[1]), (told[0], told[1]), counts, unusual) for given, told, counts, unusual in rules]
+            path: [Rule((given[0], given[1]), (told[0], told[1]), counts, unusual, *more) for given, told, counts, unusual, *more in rules]
             for path, rules in state["rules"].items()
         }
         self._common = {path: set(values) for path, values in state.get("common", {}).items()}
         # versions made before do not say so: there, every value that many have stays
         self._told_apart = set(state.get("told_apart", self._common))
         self._forms = {path: set(forms) for path, forms in state.get("forms", {}).items()}
-        self._quick = {path: [rule.quick() for rule in rules] for path, rules in self._rules.items()}
+        self._has_parts_apart = bool(state.get("parts_apart"))  # versions made before heard what is said of parts and of wholes as one
+        self._quick = {
+            path: [(self._is_of_part(rule), rule.by_form, rule.quick()) for rule in rules] for path, rules in self._rules.items()
+        }
         self._givers = {rule.given[0] for rules in self._rules.values() for rule in rules}
         self._asked: dict[str, set[str]] = defaultdict(set)
         for rule in chain.from_iterable(self._rules.values()):
             for path, which in (rule.given, rule.told):
                 self._asked[path].add(which)
+            if rule.by_form:
+                self._asked[rule.told[0]].add(FORM)
         self._remembered: dict[tuple[str, str], _Told] = {}
 
     def as_state(self) -> dict[str, Any]:
@@ -83,7 +91,7 @@ class Memory:
             "known": sorted(self._known), "shapes": self._shapes, "patterns": self._patterns, "parts": self._parts, "rules": self._rules,
             "common": {path: sorted(values) for path, values in self._common.items()},
             "forms": {path: sorted(forms) for path, forms in self._forms.items()},
-            "told_apart": sorted(self._told_apart),
+            "told_apart": sorted(self._told_apart), "parts_apart": self._has_parts_apart,
         }  # fmt: skip
 
     @classmethod
@@ -96,7 +104,7 @@ class Memory:
         parts: dict[str, dict[str, Counter[str]]] = {path: defaultdict(Counter) for path in paths}
         for row in rows:
             for (path, which), part in row.items():
-                if path in parts:
+                if path in parts and which != FORM:
                     parts[path][which][part] += 1
         patterns = {path: Counter(digest_of_text(pattern(row[path])) for row in values if path in row) for path in paths}
         often = {path: _common(row[path] for row in values if path in row) for path in paths}
@@ -109,8 +117,12 @@ class Memory:
             "forms": {path: set(map(digest_of_text, _common(form(row[path]) for row in values if path in row))) for path in paths},
             "told_apart": [path for path in paths if sum(often[path].values()) >= NEARLY_ALL * sum(path in row for row in values)],
             "rules": {path: [rule_of(rows, *each) for each in found] for path, found in dependencies(rows, set(paths)).items()},
+            "parts_apart": True,
         }
         return cls(state)
+
+    def _is_of_part(self, rule: Rule) -> bool:
+        return self._has_parts_apart and rule.told[1] != WHOLE
 
     def tells_apart(self, path: str) -> bool:
         """Return whether nearly all records have one of a few values at a path: where they come from, say, or of what kind they are."""
@@ -136,7 +148,7 @@ class Memory:
         for path, value in values.items():
             alone = self._alone(path, value, own_values.get(path))
             levels = [
-                (level, rule.unusual[level])
+                (self._is_of_part(rule), level, rule.strangeness(aspects, own_aspects) if rule.by_form else rule.unusual[level])
                 for rule in self._rules.get(path, ())
                 if rule.given[0] != without and (level := rule.agreement(aspects, own_aspects)) is not None
             ]
@@ -150,13 +162,13 @@ class Memory:
         for path, value in values.items():
             alone, mine, common = told[path]
             levels = []
-            for (other, given), which, usual, unusual in self._quick.get(path, ()):
+            for is_of_part, by_form, ((other, given), which, usual) in self._quick.get(path, ()):
                 its = told.get(other) if other != without else None
-                ratios = usual.get(its[1].get(given, "")) if its is not None else None
+                found = usual.get(its[1].get(given, "") + (mine.get(FORM, "") if by_form else "")) if its is not None else None
                 key = mine.get(which)
-                if ratios is not None and key is not None:
-                    level = ratios.get(key, 0)
-                    levels.append((level, unusual[level]))
+                if found is not None and key is not None:
+                    seen_with, of_others = found
+                    levels.append((is_of_part, *seen_with.get(key, of_others)))
             seen[path] = _seen(path, value, alone, levels, common)
         return [seen[field.path] for field in record.fields], self._shapes.level(_shape(values), None)
 
@@ -185,6 +197,8 @@ class Memory:
                 keys[which] = key
             if counts is not None:
                 rare = max(rare, counts.of_count(counts.counts.get(key, 0)))
+        if FORM in asked:
+            keys[FORM] = digest_of_text(form(value))
         return (rare, self._patterns[path].level(digest_of_text(pattern(value)), None)), keys, self._common_one(path, value)
 
     def _common_one(self, path: str, value: str) -> Common:
@@ -211,15 +225,24 @@ def _among(digests: set[str] | None, text: str) -> str | None:
     return digest if digest in digests else None
 
 
-def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[int, int]], common: Common) -> Seen:
-    """Put together what is said of a value alone and beside the others: (agreement, how unusual) of every rule that says anything."""
+def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[bool, int, int]], common: Common) -> Seen:
+    """Put together what is said of a value alone and beside the others.
+
+    levels: whether it is said of a part, agreement, and how unusual that is, of every rule that says anything.
+    """
     if alone is None:
         return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value, 0, Common())
-    if not levels:
-        return Seen(path, *alone, None, 0, not value, 0, common)
-    agreements = [level for level, _ in levels]
-    apart, amid = MOST_LEVEL - min(agreements), MOST_LEVEL - round(sum(agreements) / len(agreements))
-    return Seen(path, *alone, apart, max(unusual for _, unusual in levels), not value, amid, common)
+    apart, unusual, amid, parted, strange = None, 0, 0, 0, 0
+    agreements = []
+    for is_of_part, agreement, how_unusual in levels:
+        if is_of_part:
+            parted, strange = max(parted, MOST_LEVEL - agreement), max(strange, how_unusual)
+        else:
+            agreements.append(agreement)
+            unusual = max(unusual, how_unusual)
+    if agreements:
+        apart, amid = MOST_LEVEL - min(agreements), MOST_LEVEL - round(sum(agreements) / len(agreements))
+    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange)
 
 
 def _common(values: Iterable[str]) -> dict[str, int]:

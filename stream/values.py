@@ -12,7 +12,7 @@ from functools import lru_cache
 from stream.render import Rendered
 
 MOST_PATHS, PATH_SHARE = 64, 0.01
-WHOLE, LAST, FLOOR = "value", "last 2", "whole part"
+WHOLE, LAST, FLOOR, FORM = "value", "last 2", "whole part", "form"
 _BEGINNINGS = tuple((f"first {length}", length) for length in (2, 3, 4, 6, 9))
 _DIGEST_BYTES = 6
 _CACHED = 1 << 17
@@ -50,10 +50,11 @@ def runs(value: str) -> str:
 
 
 def aspects_of(values: Mapping[str, str]) -> Iterator[tuple[Aspect, str]]:
-    """Yield digests of the whole value of every path, its beginnings, its end, and the whole part of a number."""
+    """Yield digests of the whole value of every path, its beginnings, its end, the whole part of a number, and of its form."""
     for path, value in values.items():
         for which, key in parts_of(value):
             yield (path, which), key
+        yield (path, FORM), digest_of_text(form(value))
 
 
 @lru_cache(_CACHED)

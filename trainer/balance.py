@@ -58,14 +58,20 @@ class Balance(NamedTuple):
     bias: float
     most_text: float = math.inf
 
+    def loud(self, evidence: Evidence) -> Evidence:
+        """Return evidence as loud as it should be beside the text."""
+        return evidence.scaled(self.factor, self.most_text)
 
-def balanced(
-    scorer: Scorer, weighed: Weighed, stream: Sequence[Rendered], seed: int, verdicts: Heard | None = None
-) -> tuple[Evidence, Calibration]:
-    """Return the evidence as loud as it should be beside the text, and what calibrates their sum where no held-out verdicts do."""
+    @property
+    def calibration(self) -> Calibration:
+        """What calibrates the sum of both where no held-out verdicts do."""
+        return Calibration(temperature=self.temperature, bias=self.bias)
+
+
+def balanced(scorer: Scorer, weighed: Weighed, stream: Sequence[Rendered], seed: int, verdicts: Heard | None = None) -> Balance:
+    """Return how loud the evidence should be beside the text, as heard in the stream and in verdicts."""
     heard = heard_in_stream(scorer, weighed.evidence, stream, seed)
-    found = balance(heard if verdicts is None else heard.beside(verdicts))
-    return weighed.evidence.scaled(found.factor, found.most_text), Calibration(temperature=found.temperature, bias=found.bias)
+    return balance(heard if verdicts is None else heard.beside(verdicts))
 
 
 def heard_in_stream(scorer: Scorer, evidence: Evidence, stream: Sequence[Rendered], seed: int) -> Heard:

@@ -44,6 +44,8 @@ from trainer.unlabelled import say_if_none, unlabelled_of
 from trainer.weigh import said_of, weigh
 
 MOST_SCORED, FEWEST_UNSEEN = 2_000, 100
+FEW_HELD_OUT = 100
+"""Of more held-out verdicts the evidence learns next to nothing."""
 _WORK = "winnow-train-"
 
 
@@ -100,8 +102,8 @@ def learn_from(
     """Train on `learn` with contrastive pairs from the stream mixed in, save, measure on `test`, calibrate. Raises DataRefused.
 
     known: texts of records that the base has learned from. is_measured_once: no certificate and no comparison of this training uses
-    `test`, so that where it is too small to calibrate with, and its AUROC says little, the evidence is weighed with it, too, after it has
-    been measured without: of few verdicts a fifth is much.
+    `test`, so that where it is small the evidence is weighed with it, too, after it has been measured without: of few verdicts a fifth is
+    much.
     """
     refuse_windows(base.model, encoder.max_length)
     train_set = encode_labelled(learn, encoder, RENDERING)
@@ -126,7 +128,8 @@ def learn_from(
     if weighed is not None:
         # held-out verdicts decide a promotion, and draws certify: neither may help to choose what is served
         verdicts = None if before is None else heard_in_verdicts(before, fresh, weighed, train_set)
-        evidence, by_balance = balanced(scorer, weighed, whole, settings.seed, verdicts)
+        found = balanced(scorer, weighed, whole, settings.seed, verdicts)
+        evidence, by_balance = found.loud(weighed.evidence), found.calibration
     d_test = d_with(scorer, evidence, test_set)
     is_right = np.array([record.is_right for record in test_set.records], dtype=bool)
     weight = np.array([record.weight for record in test_set.records])
@@ -137,13 +140,16 @@ def learn_from(
     is_too_few = fitted == Calibration()
     # without a calibration what is loud would be as good as sure, and equal to six digits
     calibration = measured_with = by_balance if is_too_few else fitted
-    if is_measured_once and evidence is not None and is_too_few:
+    if is_measured_once and evidence is not None and len(test_set.ids) < FEW_HELD_OUT:
         learned_from = said_of(train_set)
         again = weigh(whole, free, [*learned_from, *said_of(test_set)], settings.seed, edits)
         if again is not None:
             as_before = again._replace(left_out=again.left_out[: len(learned_from)])
-            verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)
-            evidence, calibration = balanced(scorer, again, whole, settings.seed, verdicts)
+            if is_too_few:  # else what calibrates must still be of what it was measured with
+                verdicts = None if before is None else heard_in_verdicts(before, fresh, as_before, train_set)
+                found = balanced(scorer, again, whole, settings.seed, verdicts)
+                calibration = found.calibration
+            evidence = found.loud(again.evidence)
     return Learned(trained, scorer, train_set, test_set, len(contrast), d_test, measured_with, calibration, metrics, saved, evidence)
 
 
@@ -210,7 +216,8 @@ def _publish_cold(ground: Ground, settings: TrainSettings, work: Path) -> Versio
     free = [record for record in shown if not is_unseen(record.text)]
     weighed = weigh(shown, free, [], settings.seed) if settings.evidence else None
     if weighed is not None:
-        evidence, calibration = balanced(scorer, weighed, shown, settings.seed)
+        found = balanced(scorer, weighed, shown, settings.seed)
+        evidence, calibration = found.loud(weighed.evidence), found.calibration
     of_stream = judged_stream(scorer, evidence, sample, calibration)
     threshold = cold_threshold(of_stream.p_chosen, settings.cold_hold_share)
     facts = Facts(

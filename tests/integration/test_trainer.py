@@ -86,10 +86,12 @@ def test_minutes_become_steps_and_steps_alone_decide(twin_texts: list[Rendered],
     assert save_starter(timed, [], tmp_path / "a", {}) == save_starter(fixed, [], tmp_path / "b", {})
 
 
+@pytest.mark.parametrize("held_out", [10, 60])
 def test_held_out_verdicts_are_weighed_only_where_nothing_is_compared_on_them_later(
-    tables: Any, starter_directory: Path, tmp_path: Path
+    tables: Any, starter_directory: Path, tmp_path: Path, held_out: int
 ) -> None:
-    labelled = [Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in take(60, 9, wrong_share=0.5, unreadable_share=0.0)]
+    twins = take(50 + held_out, 9, wrong_share=0.5, unreadable_share=0.0)
+    labelled = [Labelled(twin.value.decode(), not twin.truth.is_wrong) for twin in twins]
     settings, found = TrainSettings(epochs=0.2), {}
     for is_measured_once in (False, True):
         base = load_base(str(starter_directory))
@@ -104,6 +106,8 @@ def test_held_out_verdicts_are_weighed_only_where_nothing_is_compared_on_them_la
     assert found[False].metrics == found[True].metrics
     assert np.array_equal(found[False].p_test, found[True].p_test), "nor has what the report says"
     assert found[True].measured_with == found[False].calibration != Calibration()
+    if held_out > 50:
+        assert found[True].calibration == found[False].calibration, "that of verdicts which had taught nothing stays"
     assert found[False].evidence.text != found[True].evidence.text
     assert np.array_equal(found[False].judged(found[False].test_set).d, found[False].d_test), (
         "a version of a cycle is the one that was measured"
