@@ -139,8 +139,9 @@ def asked_about(ground: Ground, twins: list[Twin], test: list[Labelled], said: S
     again = said.asked_again(suspects, random)
     learned(again, "again")
     drawn = random.choice(len(twins), len(suspects), replace=False)
-    learned(said.asked_again(drawn, random), "by_chance")
-    return {**found, "asked": len(suspects), "answers": again.answers}
+    by_chance = said.asked_again(drawn, random)
+    learned(by_chance, "by_chance")
+    return {**found, "asked": len(suspects), "answers": again.answers, "answers_by_chance": by_chance.answers}
 
 
 def one_again(ground: Ground, seed: int) -> dict[str, float]:

@@ -40,7 +40,14 @@ def read_table(dirty: Path, clean: Path, drop: list[str]) -> Table:
     neither has a column to drop.
     """
     pairs = _readings_of_both(_read(dirty), _read(clean))
-    found = [_compared(dirty, clean, _rows(dirty, one), _rows(clean, other), drop) for one, other in pairs]
+    found, refused = [], []
+    for one, other in pairs:
+        try:
+            found.append(_compared(dirty, clean, _rows(dirty, one), _rows(clean, other), drop))
+        except DataRefused as error:  # in another encoding its header may fit
+            refused.append(error)
+    if not found:
+        raise refused[0]
     return min(found, key=lambda table: int(table.wrong_RC.sum()))
 
 

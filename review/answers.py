@@ -45,7 +45,7 @@ _MOST_DRAWS, _MEASURED_SECONDS = 2_000, 20.0
 _COMMIT_SECONDS = 45.0
 _COME_BACK_SECONDS = 10.0
 _ANSWERS = ("right", "wrong")
-LOOKS = ("1", "2", "3", "4")
+LOOKS = ("1", "2", "3")
 FOR_ANOTHER = (
     "you have answered them, and another person must look too: a wrong on a blind record counts only when others have seen it,"
     " and of what a training doubts nothing is learned before"
@@ -144,11 +144,11 @@ class Answers:
         return {"answered": len(rows)}
 
     def history(self, who: Who, decision_id: str) -> dict[str, Any]:
-        """Return every verdict on a record; on a blind one only after somebody has answered it, and not to the next reviewer."""
+        """Return every verdict on a record, but not to whom a blind one, or a second look at one, is offered next."""
         row = self._row(decision_id)
         said = self._store.history(decision_id)
         mine = any(event.reviewer == who.name for event in said)
-        if row.blind and row.state != "done" and not mine and not who.may(LEAD):
+        if (row.blind or row.look in (SECOND, DOUBTED)) and row.state != "done" and not mine and not who.may(LEAD):
             raise NotAllowed(403, "blind")
         return {
             "decision_id": decision_id,
@@ -230,7 +230,7 @@ class Answers:
                 for name, source, time_ms, value in self._store.earlier(row.key, row.timestamp_ms, MOST_EARLIER)
             ],
             # a second look is asked for after a "wrong", and a release tells of a "right"
-            "reached_clean": row.reached_clean and (row.verdict_by == who.name or not (row.blind or row.look == DOUBTED)),
+            "reached_clean": row.reached_clean and (row.verdict_by == who.name or not (row.blind or row.look in (SECOND, DOUBTED))),
         }
         if not row.blind:
             shown |= {

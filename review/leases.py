@@ -13,7 +13,7 @@ from foundation.errors import WinnowError
 from review import tables
 from review.database import Database
 from review.refused import LeaseLost
-from review.tables import CONFLICT, DONE, FIRST, LEASED, OPEN, PUBLISHING
+from review.tables import CONFLICT, DONE, DOUBTED, FIRST, LEASED, OPEN, PUBLISHING, SECOND
 from stream.looks import TWO
 
 Order = Literal["uncertainty", "age", "reason"]
@@ -188,8 +188,9 @@ def _wanted(filters: Filters) -> Iterator[sa.ColumnElement[bool]]:
     if filters.source == "audit":  # all that is blind: that a record was held or passed is what a reviewer must not know
         yield tables.records.c.blind.is_(True)
     if filters.look is not None:
-        yield tables.records.c.look == filters.look
-        if filters.look != CONFLICT:  # a second look is asked for after a "wrong", and a doubted answer is the other one
+        # a second look is a second look: which answer a training doubts is nearly said with that it doubts
+        yield tables.records.c.look.in_((SECOND, DOUBTED) if filters.look == SECOND else (filters.look,))
+        if filters.look != CONFLICT:  # a second look at a blind one is asked for after a "wrong"
             yield tables.records.c.blind.is_(False)
     for column, value in (
         (tables.records.c.reason, filters.reason),

@@ -87,10 +87,15 @@ def _looked_at(content: Content | None, suspect: list[list[Any]]) -> str:
 def _uncertainty(decision_id: str, p_chosen: float | None, threshold: float | None, is_blind: bool) -> float:
     """Return how far calibrated d lies from the threshold's, in nats; the place of a blind record tells nothing."""
     if is_blind:
-        return ticket(decision_id, "place") * 2.0
+        return place_of_blind(decision_id)
     if p_chosen is None or threshold is None:
         return _CERTAIN
     return abs(logit(p_chosen) - logit(threshold))
+
+
+def place_of_blind(decision_id: str) -> float:
+    """Return the place, in nats, of a record whose place must tell nothing: among those that the model is unsure of."""
+    return ticket(decision_id, "place") * 2.0
 
 
 def _number(text: str | None) -> float | None:

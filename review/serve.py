@@ -36,6 +36,7 @@ class Service(NamedTuple):
     store: Store
     ingest: Ingest
     publisher: Publisher
+    doubts: Doubts
     caught_up_records: int
 
 
@@ -71,7 +72,7 @@ def service(tables: Any, *, rebuild: bool = False, failed: Callable[[], None] = 
         ingest.start()
         publisher.start()
         doubts.start()
-        yield Service(pages.app(), store, ingest, publisher, records)
+        yield Service(pages.app(), store, ingest, publisher, doubts, records)
 
 
 def _gates_of(tables: Any) -> tuple[str, ...]:

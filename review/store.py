@@ -8,7 +8,7 @@ Kafka) and `done`. Only a verdict read back from Kafka makes a row done; one tha
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from review.accounts import Accounts
 from review.database import Database
 from review.figures import Figures
 from review.leases import Leases, was_answered
-from review.rows import hash_of
+from review.rows import hash_of, place_of_blind
 from review.tables import CONFLICT, DONE, DOUBTED, FIRST, OPEN, PUBLISHING, SECOND
 from stream.decide import ticket
 from stream.looks import TWO, wanted_look
@@ -156,7 +156,7 @@ class Store:
             events = _events(db, piece)
             if not events:
                 continue
-            doubts = _doubts(db, list(events))
+            doubts = _Doubts(db, list(events))
             known = db.execute(
                 sa.select(tables.records.c.decision_id, tables.records.c.verdicts, tables.records.c.since_ms).where(
                     tables.records.c.decision_id.in_(list(events))
@@ -165,7 +165,7 @@ class Store:
             for row in known.all():
                 said = events[row.decision_id]
                 if len(said) > row.verdicts:
-                    look = self._next_look(row.decision_id, said, doubts.get(row.decision_id, 0))
+                    look = self._next_look(row.decision_id, said, is_doubted=doubts.of(said))
                     db.execute(
                         sa.update(tables.records)
                         .where(tables.records.c.decision_id == row.decision_id)
@@ -182,31 +182,46 @@ class Store:
                         )
                     )
 
-    def doubt(self, decision_ids: Iterable[str], until_ms: int) -> None:
+    def doubt(self, decision_ids: Iterable[str], offsets: Mapping[int, int]) -> None:
         """Ask another person about these answers of one person each, and no more about those that were doubted before.
 
-        until_ms: when the training was published that doubts them; who has answered since is not doubted. Raises StoreTaken.
+        offsets: how far the training that doubts had read each partition of the verdicts: it has not seen what was said later. What is
+        in hand stays there. Raises StoreTaken.
         """
+        now = set(decision_ids)
         with self._database.writing() as db:
             self._check_owner(db, alone=True)
             before = {row.decision_id for row in db.execute(sa.select(tables.doubts.c.decision_id))}
-            now = set(decision_ids)
-            db.execute(sa.delete(tables.doubts))
+            for table in (tables.doubts, tables.doubted_to):
+                db.execute(sa.delete(table))
             if now:
-                db.execute(sa.insert(tables.doubts), [{"decision_id": name, "until_ms": until_ms} for name in sorted(now)])
-            for piece in tables.pieces(sorted(before | now)):
-                doubts = _doubts(db, piece)
-                for decision_id, said in _events(db, piece).items():
-                    self._look_again(db, decision_id, self._next_look(decision_id, said, doubts.get(decision_id, 0)))
+                db.execute(sa.insert(tables.doubts), [{"decision_id": name} for name in sorted(now)])
+                db.execute(sa.insert(tables.doubted_to), [{"partition": place, "next": after} for place, after in offsets.items()])
+        for piece in tables.pieces(sorted(before | now)):  # answers and what comes from the topics need not wait for all of it
+            with self._database.writing() as db:
+                self._check_owner(db, alone=True)
+                self._look_again(db, piece)
 
-    def _look_again(self, db: sa.Connection, decision_id: str, look: int | None) -> None:
-        """Let a settled record wait for a look that has been found missing, or a waiting one be settled; in hand it stays in hand."""
+    def _look_again(self, db: sa.Connection, decision_ids: list[str]) -> None:
+        """Work out which look each record waits for, and change those that wait for another one now."""
         c = tables.records.c
-        is_free = sa.and_(c.decision_id == decision_id, c.state.in_((OPEN, DONE)))
-        db.execute(sa.update(tables.records).where(is_free).values(state=DONE if look is None else OPEN))
-        db.execute(sa.update(tables.records).where(c.decision_id == decision_id).values(look=look or FIRST))
+        events, doubts = _events(db, decision_ids), _Doubts(db, decision_ids)
+        wanted = sa.select(c.decision_id, c.state, c.look).where(c.decision_id.in_(list(events)))
+        changed: dict[int, list[str]] = {}
+        for row in db.execute(wanted.order_by(c.decision_id)):
+            look = self._next_look(row.decision_id, events[row.decision_id], is_doubted=doubts.of(events[row.decision_id])) or 0
+            if (look or FIRST) != row.look or (row.state == DONE) == bool(look):
+                changed.setdefault(look, []).append(row.decision_id)
+        for look, names in changed.items():
+            of_them = c.decision_id.in_(names)
+            free = sa.and_(of_them, c.state.in_((OPEN, DONE)))
+            db.execute(sa.update(tables.records).where(free).values(state=OPEN if look else DONE))
+            db.execute(sa.update(tables.records).where(of_them).values(look=look or FIRST))
+            if look == DOUBTED:  # the model was sure of them: in its order they would come last
+                placed = sa.update(tables.records).where(c.decision_id == sa.bindparam("name")).values(uncertainty=sa.bindparam("place"))
+                db.execute(placed, [{"name": name, "place": place_of_blind(name)} for name in names])
 
-    def _next_look(self, decision_id: str, said: list[Any], doubted_until_ms: int = 0) -> int | None:
+    def _next_look(self, decision_id: str, said: list[Any], *, is_doubted: bool = False) -> int | None:
         """Return which look a record waits for after these verdicts, None when the last one settles it."""
         if said[-1].source == REPLAY:
             return None
@@ -219,7 +234,7 @@ class Store:
                 return None
             if ticket(decision_id, "second") < self._second_share:
                 return SECOND
-            return DOUBTED if said[-1].time_ms <= doubted_until_ms else None
+            return DOUBTED if is_doubted else None
         return SECOND if wanted == "another" else CONFLICT
 
     # --- reading
@@ -285,10 +300,17 @@ def _events(db: sa.Connection, decision_ids: list[str]) -> dict[str, list[Any]]:
     return found
 
 
-def _doubts(db: sa.Connection, decision_ids: list[str]) -> dict[str, int]:
-    """Return until when answers are doubted, Unix milliseconds, by decision."""
-    wanted = sa.select(tables.doubts).where(tables.doubts.c.decision_id.in_(decision_ids))
-    return {row.decision_id: row.until_ms for row in db.execute(wanted)}
+class _Doubts:
+    """What a training doubts of some decisions."""
+
+    def __init__(self, db: sa.Connection, decision_ids: list[str]) -> None:
+        wanted = sa.select(tables.doubts.c.decision_id).where(tables.doubts.c.decision_id.in_(decision_ids))
+        self._doubted = {row.decision_id for row in db.execute(wanted)}
+        self._read_to = {row.partition: row.next for row in db.execute(sa.select(tables.doubted_to))} if self._doubted else {}
+
+    def of(self, said: list[Any]) -> bool:
+        """Return whether the training had seen the last answer, and doubts it."""
+        return said[-1].decision_id in self._doubted and said[-1].offset < self._read_to.get(said[-1].partition, 0)
 
 
 @contextmanager

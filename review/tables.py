@@ -92,7 +92,12 @@ doubts = sa.Table(
     "doubts",
     META,
     sa.Column("decision_id", sa.Text, primary_key=True),
-    sa.Column("until_ms", sa.BigInteger, nullable=False),  # what has been said later, the training has not seen
+)
+doubted_to = sa.Table(  # how far the training that doubts had read the verdicts
+    "doubted_to",
+    META,
+    sa.Column("partition", sa.Integer, primary_key=True),
+    sa.Column("next", sa.BigInteger, nullable=False),
 )
 skips = sa.Table(
     "skips",
@@ -117,7 +122,7 @@ trail = sa.Table(
     sa.Column("what", sa.Text, nullable=False),
     sa.Column("detail", sa.Text, nullable=False),
 )
-PROJECTED = (offsets, looked, records, verdicts, clean, doubts)
+PROJECTED = (offsets, looked, records, verdicts, clean, doubts, doubted_to)
 
 
 def insert(db: sa.Connection, table: sa.Table) -> Any:

@@ -103,7 +103,7 @@ def paid_for_answers(model: LiveModel, form: Format, asked: Sequence[Asked], pla
 
     A verdict word is paid what headers say, evidence included. Any other answer is read by `plain`, the version's model as transformers
     runs it, and paid less than the worse of the two words. Of a record that is longer than the model reads every answer is paid 0, so that
-    it teaches nothing and the run goes on. Raises DataRefused.
+    the run goes on, and it teaches nothing where answers to one prompt are compared. Raises DataRefused.
     """
     contents = [_content(place, each.record, form) for place, each in enumerate(asked)]
     found: list[Paid] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from foundation.errors import ModelRefused, RegistryUnreachable
+from model_registry.newest import newest_of_cycles
 from model_registry.registry import CHALLENGER, CHAMPION, Registry, Version
 from model_registry.report import REPORT_JSON
 from trainer.evaluate import Promotion
@@ -66,21 +67,6 @@ def finish_interrupted(registry: Registry) -> None:
         raise
     except ModelRefused as error:  # a broken version must not be in the way of the next one
         log.error("an earlier cycle cannot be finished", extra={"version": newest.label, "detail": str(error)})  # noqa: TRY400
-
-
-def newest_of_cycles(registry: Registry) -> Version | None:
-    """Return the newest version that was trained on the verdict topic, of those that can be read."""
-    for number in reversed(registry.versions()):
-        try:
-            version = registry.resolve(str(number))
-        except RegistryUnreachable:
-            raise
-        except ModelRefused as error:
-            log.warning("a version is passed over", extra={"version": number, "detail": str(error)})
-            continue
-        if version.manifest.verdict_offsets:
-            return version
-    return None
 
 
 def _been(registry: Registry, alias: str) -> set[int]:

@@ -77,7 +77,7 @@ def report_of(learned: Learned, judged: Judged, before: Before | None, p_stream:
         wrong_passed=missed,
         comparison=None if found.comparison is None else found.comparison._asdict(),
         findings=[finding.sentence for finding in found.findings],
-        suspects=list(dict.fromkeys(found.sorted.learn_ids[place] for place in found.doubted.suspects)),  # a correction has its record's id
+        suspects=[found.sorted.learn_ids[place] for place in found.doubted.suspects if not found.sorted.is_correction[place]],
         counts=learned.counts,
         snapshot=found.snapshot.digest,
         decision=found.decision,

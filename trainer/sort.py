@@ -19,13 +19,15 @@ class Sorted(NamedTuple):
     """Settled verdicts by what they are for: to learn from, the fixed hold-out, and flat draws for the certificate alone.
 
     A held-out record's weight is the number of records of the stream that it stands for; looks: how people came to its verdict.
-    reviewers: who answered each of those to learn from; agreed: whether a second person has looked at it, so that nothing is open.
+    reviewers: who answered each of those to learn from; agreed: whether a second person has looked at it, and nothing is open.
+    is_correction: whether it is what somebody has put in the place of the one before it, which nobody is shown again.
     """
 
     learn: list[Labelled]
     learn_ids: list[str]
     reviewers: list[str]
     agreed: list[bool]
+    is_correction: list[bool]
     hold_out: list[Labelled]
     flat: list[Settled]
     looks: Looks
@@ -37,7 +39,7 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
     A corrected record is learned from as a right one, and what differs as what happens to records. What still waits for a second look
     teaches nothing yet, and neither does a record that reads like a flat draw: a certificate must know nothing of what was learned.
     """
-    found = Sorted([], [], [], [], [], [], Looks([], np.zeros(len(Look))))
+    found = Sorted([], [], [], [], [], [], [], Looks([], np.zeros(len(Look))))
     weights = weights_of(settled)
     texts = [text_of_content(each.content) for each in settled]
     drawn = {text for each, text in zip(settled, texts, strict=True) if each.is_flat}
@@ -65,7 +67,8 @@ def sort(settled: Sequence[Settled], settings: TrainSettings) -> Sorted:
         found.learn.extend(learned)
         found.learn_ids.extend([each.decision_id] * len(learned))
         found.reviewers.extend([each.reviewer] * len(learned))
-        found.agreed.extend([each.reviewers > 1] * len(learned))
+        found.agreed.extend([each.reviewers > 1, False][: len(learned)])
+        found.is_correction.extend([False, True][: len(learned)])
     certifying = {each.decision_id for each in found.flat}  # a certificate must not depend on what decides a promotion
     chances = mistaken_chances([each for each in settled if each.decision_id not in certifying])
     return found._replace(looks=found.looks._replace(chances=chances))

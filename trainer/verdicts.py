@@ -140,6 +140,10 @@ def settle(verdicts: Sequence[Verdict], wrong_looks: int = TWO) -> list[Settled]
 def _settled(events: list[Verdict], wrong_looks: int) -> Settled:
     last = events[-1]
     latest = {event.reviewer: event.is_right for event in events}
+    # who confirms an answer need not say again what others have: each one's last word, the latest first
+    alike = [event for event in reversed({event.reviewer: event for event in events}.values()) if event.is_right == last.is_right]
+    alike.sort(key=lambda event: event is not last)
+    correction = next((event.correction for event in alike if event.correction is not None), None)
     settled = Settled(
         last.decision_id,
         last.value.decode("utf-8", "replace"),
@@ -149,9 +153,9 @@ def _settled(events: list[Verdict], wrong_looks: int) -> Settled:
         last.propensity,
         len(latest),
         last.time_ms,
-        None if last.correction is None else last.correction.decode("utf-8", "replace"),
+        None if correction is None else correction.decode("utf-8", "replace"),
         distance=None if last.p_chosen is None or last.threshold is None else abs(logit(last.p_chosen) - logit(last.threshold)),
-        kind=last.kind or last.field or last.reason,
+        kind=next((event.kind or event.field for event in alike if event.kind or event.field), None) or last.reason,
         reviewer=last.reviewer,
         answers=tuple(_in_turn(events)),
     )

@@ -14,6 +14,7 @@ import torch
 
 from foundation.errors import DataRefused, KafkaRefused, ModelRefused, SettingInvalid, WinnowError
 from model_registry.aliases import Mark
+from model_registry.newest import newest_of_cycles
 from model_registry.registry import CHAMPION, Registry
 from stream.boot import load_lotteries
 from stream.rules import Rules
@@ -21,7 +22,7 @@ from trainer.audited import AuditedErrors
 from trainer.config import TrainSettings
 from trainer.cycle import as_fields, run_cycle
 from trainer.metrics import TrainMetrics, served
-from trainer.promote import finish_interrupted, newest_of_cycles
+from trainer.promote import finish_interrupted
 from trainer.verdicts import read_snapshot
 
 log = logging.getLogger("winnow.train")

@@ -1,17 +1,18 @@
 """What a training doubts is asked again of another person, and of nobody any more once two agree or a newer training believes it."""
 
-from datetime import UTC, datetime, timedelta
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from demo.ledger import messages
 from model_registry.config import RegistrySettings
 from model_registry.registry import Registry
 from model_registry.report import REPORT_JSON
 from review.auth import Who
-from review.doubts import Doubts, doubted_by, newest_cycle
+from review.refused import NotAllowed
 from review.serve import service
 from tests.integration.conftest import send, wait_until
 from tests.integration.reviewing import Page, a_report, come, held, published, released
@@ -22,12 +23,13 @@ MEI, LI, CHEN = (Who(name, frozenset({"reviewer"})) for name in ("mei", "li", "c
 
 
 def a_cycle(tables: SimpleNamespace, place: Path, name: str, suspects: list[str], noise: str = "review") -> None:
-    """Publish a version as a cycle does that doubts these verdicts."""
-    created = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds")
-    published(
-        tables.registry.url, place, name, a_report(suspects=suspects),
-        created=created, settings={"noise": noise}, verdict_offsets={"0": 3},
-    )  # fmt: skip
+    """Publish a version as a cycle does that has read all verdicts there are and doubts these."""
+    offsets: dict[str, int] = {}
+    for message in messages(tables.kafka.bootstrap_servers, tables.topics.verdicts):
+        partition = str(message.partition())
+        offsets[partition] = max(offsets.get(partition, 0), int(message.offset()) + 1)
+    report = a_report(suspects=suspects)
+    published(tables.registry.url, place, name, report, settings={"noise": noise}, verdict_offsets=offsets)
 
 
 def say(answers: Any, who: Who, decision_id: str, verdict: str) -> None:
@@ -48,7 +50,7 @@ def test_another_person_is_asked_and_not_told_what_is_doubted(page: Page, tables
         say(answers, MEI, f"in:1:{n}", verdict)
     wait_until(lambda: page.get("/api/counts")["done"] == 4, 10)
     a_cycle(tables, tmp_path, "one", ["in:1:0", "in:1:1", "in:1:2", "gone:0:1"])
-    looking = Doubts(Registry(tables.registry), page.running.store)
+    looking = page.running.doubts
     looking.look()
     counts = answers.counts(MEI)
     assert (counts["open"], counts["doubted"], counts["done"], counts["for_another"]) == (3, 3, 1, 3)
@@ -56,9 +58,12 @@ def test_another_person_is_asked_and_not_told_what_is_doubted(page: Page, tables
     assert page.running.store.figures.waiting_since_ms() is None, "nobody waits for what has been answered"
     assert 'winnow_review_waiting{look="doubted"} 3.0' in page.client.get("/metrics").text
     assert answers.lease(MEI, {})["decision_id"] is None, "who has answered is not asked again"
-    lease = answers.lease(LI, {"look": "4", "order": "age"})
+    lease = answers.lease(LI, {"look": "2", "order": "age"})
     assert lease["decision_id"] == "in:1:0"
     assert (lease["record"]["look"], lease["record"]["reached_clean"]) == (2, False), "that it was released would tell the answer"
+    with pytest.raises(NotAllowed):
+        answers.history(LI, "in:1:0")
+    assert "in:1:0" not in json.dumps(page.get("/api/models/1/report"))
     assert answers.verdict(LI, "in:1:0", {"lease": lease["lease"], "verdict": "wrong"})["was_on_clean"] is True
     say(answers, LI, "in:1:1", "wrong")
     say(answers, LI, "in:1:2", "right")
@@ -78,15 +83,14 @@ def test_what_a_newer_training_believes_or_the_same_person_has_changed_waits_no_
 ) -> None:
     send(tables.kafka, tables.topics.quarantine, [held(n, b"a%d" % n) for n in range(3)])
     come(page, 3)
-    answers, store = page.running.app.state.answers, page.running.store
+    answers = page.running.app.state.answers
     for n in range(3):
         say(answers, MEI, f"in:1:{n}", "wrong")
     wait_until(lambda: page.get("/api/counts")["done"] == 3, 10)
-    looking = Doubts(Registry(tables.registry), store)
+    looking = page.running.doubts
     a_cycle(tables, tmp_path, "one", ["in:1:0", "in:1:1", "in:1:2"])
     looking.look()
     in_hand = answers.lease(LI, {"order": "age"})
-    wait_until(lambda: datetime.now(UTC).timestamp() * 1000 > doubted_by(Registry(tables.registry), newest(tables)).until_ms, 10)
     say(answers, MEI, "in:1:1", "right")
     wait_until(lambda: state(page, "in:1:1") == ("done", 1), 10)
     a_cycle(tables, tmp_path, "two", ["in:1:2"], noise="smooth")
@@ -95,11 +99,6 @@ def test_what_a_newer_training_believes_or_the_same_person_has_changed_waits_no_
     assert state(page, "in:1:0") == ("leased", 1), "what somebody has in hand is not taken away"
     answers.give_back(LI, "in:1:0", {"lease": in_hand["lease"]}, is_skip=False)
     assert state(page, "in:1:0") == ("done", 1)
-
-
-def newest(tables: SimpleNamespace) -> Any:
-    registry = Registry(tables.registry)
-    return newest_cycle(registry, registry.versions())
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -129,7 +128,7 @@ def test_a_version_that_cannot_be_read_changes_nothing(
     say(page.running.app.state.answers, MEI, "in:1:0", "wrong")
     wait_until(lambda: page.get("/api/counts")["done"] == 1, 10)
     registry = Registry(RegistrySettings(url=tables.registry.url))
-    looking = Doubts(registry, page.running.store)
+    looking = page.running.doubts
     looking.look()
     a_cycle(tables, tmp_path, "one", ["in:1:0"])
     looking.look()

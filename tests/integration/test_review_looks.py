@@ -97,17 +97,16 @@ def test_three_more_must_call_a_draw_wrong_where_that_is_asked_for(page: Page, t
 def test_what_is_held_is_not_looked_at_again_however_many_looks_a_draw_needs(page: Page) -> None:
     page.running.store._wrong_looks = 4
 
-    def wanted(said: str, *, blind: bool, doubted_until_ms: int = 0) -> int | None:
+    def wanted(said: str, *, blind: bool, is_doubted: bool = False) -> int | None:
         source = "audit" if blind else "quarantine"
         words = enumerate(said.split())
-        events = [SimpleNamespace(reviewer=f"r{n}", verdict=each, blind=blind, source=source, time_ms=5) for n, each in words]
-        return cast("int | None", page.running.store._next_look("in:1:0", cast(Any, events), doubted_until_ms))
+        events = [SimpleNamespace(reviewer=f"r{n}", verdict=each, blind=blind, source=source) for n, each in words]
+        return cast("int | None", page.running.store._next_look("in:1:0", cast(Any, events), is_doubted=is_doubted))
 
     held_ones = {"wrong": None, "wrong wrong": None, "wrong right": 3, "wrong right wrong": None, "wrong right right": None}
     assert {said: wanted(said, blind=False) for said in held_ones} == held_ones
     blind_ones = {"right": None, "wrong wrong wrong": 2, "wrong wrong wrong wrong": None, "wrong right wrong": 3, "wrong right right": None}
     assert {said: wanted(said, blind=True) for said in blind_ones} == blind_ones
     doubted_ones = {"wrong": 4, "right": 4, "wrong wrong": None, "wrong right": 3}
-    assert {said: wanted(said, blind=False, doubted_until_ms=5) for said in doubted_ones} == doubted_ones
-    assert wanted("wrong", blind=False, doubted_until_ms=4) is None, "the training has not seen what has been said since"
-    assert (wanted("right", blind=True, doubted_until_ms=5), wanted("wrong", blind=True, doubted_until_ms=5)) == (4, 2)
+    assert {said: wanted(said, blind=False, is_doubted=True) for said in doubted_ones} == doubted_ones
+    assert (wanted("right", blind=True, is_doubted=True), wanted("wrong", blind=True, is_doubted=True)) == (4, 2)

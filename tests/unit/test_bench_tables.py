@@ -33,6 +33,8 @@ def test_what_is_alike_in_both_files_stays_alike(tmp_path: Path) -> None:
     assert not read_table(latin_clean, clean, ["id"]).is_wrong.any()
     moved = written(tmp_path, "moved.csv", "city,id\nKöln,1\nZürich,2\n".encode("latin-1"))
     assert not read_table(moved, written(tmp_path, "others.csv", "no,city\n1,Köln\n2,Zürich\n".encode()), ["id", "no"]).is_wrong.any()
+    sized = written(tmp_path, "sized.csv", "Größe,city\n7,Köln\n8,Zürich\n".encode("latin-1"))
+    assert not read_table(sized, written(tmp_path, "unsized.csv", "city\nKöln\nZürich\n".encode()), ["Größe"]).is_wrong.any()
     broken = written(tmp_path, "broken.csv", "id,city\n1,Köln\n2,Zürich\n".encode().replace(b"\xc3\xbcr", b"\xbcr"))
     assert read_table(broken, clean, ["id"]).is_wrong.tolist() == [False, True]
 

@@ -189,6 +189,18 @@ def test_suspects_are_left_out_softened_or_turned_round() -> None:
     assert treat(records, None, "drop").records == records
 
 
+def test_who_confirms_a_wrong_takes_no_correction_from_it() -> None:
+    said = [verdict(1, is_right=False, correction=b"better", kind="phone"), verdict(1, is_right=False, reviewer="li")]
+    [settled] = settle(said)
+    assert (settled.correction, settled.kind, settled.reviewer) == ("better", "phone", "li")
+    [taken_back] = settle([said[0], verdict(1, is_right=False)])
+    assert taken_back.correction is None, "who says it again without one has taken it back"
+    [right] = settle([*said, verdict(1, reviewer="chen"), verdict(1, reviewer="wu")])
+    assert right.correction is None
+    found = sort(settle(said), TrainSettings(held_out_share=0.01))
+    assert (found.agreed, found.is_correction) == ([True, False], [False, True])
+
+
 def test_what_cannot_be_read_and_what_two_have_said_is_not_doubted() -> None:
     probability = of_all(np.array([0.01, 0.02, 0.9]), [0, 2, 3], [False, False, True, False])
     assert probability.tolist() == [0.01, 1.0, 1.0, 0.9]
