@@ -59,6 +59,49 @@ def test_values_that_go_together_are_usual_and_others_were_never_seen() -> None:
     assert seen_of(memory, wrong, "postcode").unusual > seen_of(memory, right, "postcode").unusual
 
 
+def places(count: int, seed: int = 0) -> list[Rendered]:
+    """Records with a city, a reading, and the telephone of that city or a mobile of any."""
+    rng = Random(seed)
+    found = []
+    for _ in range(count):
+        city, digits = rng.choice(list(CITIES.items()))
+        phone = f"{digits[:3]}-{rng.randrange(10**7):07}" if rng.random() < 0.6 else f"1{rng.randrange(10**10):010}"
+        found.append(render(Content(True, {"city": city, "phone": phone, "reading": f"{rng.randrange(400) / 10}"})))
+    return found
+
+
+def test_a_part_is_compared_with_those_of_values_of_its_form() -> None:
+    memory = Memory.of(places(900))
+    said = {
+        name: seen_of(memory, render(Content(True, {"city": "北京", "phone": phone, "reading": "20.0"})), "phone")
+        for name, phone in (("here", "100-5550001"), ("elsewhere", "200-5550001"), ("mobile", "19955500012"))
+    }
+    assert (said["here"].parted, said["here"].strange) == (0, 0)
+    assert (said["elsewhere"].parted, said["elsewhere"].strange) == (4, 4)
+    assert said["mobile"].strange <= 1, "what is rare among mobiles of a city is so by chance"
+
+
+def test_what_chance_has_put_side_by_side_makes_no_rule() -> None:
+    rng = Random(1)
+    numbers = [
+        render(Content(True, {"a": f"{rng.randrange(400)}", "b": f"{rng.randrange(300)}", "c": f"{rng.random():.4f}"}))
+        for _ in range(1_500)
+    ]
+    assert not any(Memory.of(numbers).as_state()["rules"].values())
+    assert any(Memory.of(places(900)).as_state()["rules"].values())
+
+
+def test_evidence_of_a_version_made_before_hears_parts_and_wholes_as_one() -> None:
+    state = Memory.of(places(900)).as_state()
+    older = state | {
+        "known": sorted(state["known"]),
+        "rules": {path: [rule[:4] for rule in rules] for path, rules in state["rules"].items()},
+    }
+    del older["parts_apart"]
+    seen = Memory(json.loads(json.dumps(older))).look(places(1, seed=9)[0])[0]
+    assert [(each.parted, each.strange) for each in seen] == [(0, 0)] * 3
+
+
 def test_few_verdicts_hear_every_choice_and_many_those_that_they_cannot_tell_from_the_best() -> None:
     alike = np.zeros((len(CHOICES), 12))
     few, many = _shares(alike), _shares(np.tile(alike, (1, 3 * ENOUGH)))
