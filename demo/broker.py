@@ -196,8 +196,8 @@ def serve(port: int, directory: Path | None) -> None:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="winnow-kafka-", ignore_cleanup_errors=True)))
         broker = start_broker(port, directory)
         stack.callback(broker.stop)
-        print(f"ready {broker.address}", flush=True)  # noqa: T201
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt):  # from the line on: who reads it may stop us at once
+            print(f"ready {broker.address}", flush=True)  # noqa: T201
             code = broker.process.wait()
             raise BrokerNotStarted(f"Kafka ended by itself with code {code}; see {directory}")
 

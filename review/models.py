@@ -38,7 +38,7 @@ class Models:
         version = self._registry.resolve(number)
         figures = self._registry.read(version, REPORT_JSON)
         report = None if figures is None else json.loads(figures)
-        if report is not None:  # who looks at one of them again must not know that it is doubted
+        if report is not None and "suspects" in report:  # who looks at one of them again must not know that it is doubted
             report["suspects"] = list(range(len(report["suspects"])))
         return {"version": version.label, "report": report}
 
