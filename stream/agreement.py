@@ -1,7 +1,7 @@
 """Which value usually stands beside which: that a postcode belongs to a city is said by many records and by none alone.
 
-Enters: the aspects of a stream's records. Leaves: rules from one aspect to another, and how well a record agrees with each. Soft
-functional dependencies: CORDS (Ilyas et al. 2004).
+Enters: the aspects of a stream's records, and of those that people called right. Leaves: rules from one aspect to another, how well a
+record agrees with each, and whether people vouch for what it says. Soft functional dependencies: CORDS (Ilyas et al. 2004).
 """
 
 from bisect import bisect_left
@@ -22,7 +22,8 @@ LEAST_SUPPORT = 2  # records that agree on what is usual
 LEAST_GAIN, MOST_GAIN, SMOOTH = 0.2, 2.0, 1.0
 USUAL_RATIOS = (0.02, 0.2, 0.5, 0.999)
 
-_Levels = tuple[int, int]  # agreement, and how unusual that is
+VOUCHED, UNSAID, DENIED = 1, 0, -1
+_Levels = tuple[int, int, int]  # agreement, how unusual that is, and whether it is vouched for
 _Quick = tuple[Aspect, str, dict[str, tuple[dict[str, _Levels], _Levels]]]  # by key: of values seen with it, and of all others
 
 
@@ -32,6 +33,7 @@ class Rule(NamedTuple):
     unusual: for each level of agreement, from never seen to the usual value, how unusual it is in this stream.
     by_form: values of another form are not asked, so that an area code is compared with those of telephones, not of mobiles, and how
     unusual a value is among the others is asked for each key by itself; a key of `counts` ends in the form's digest then.
+    vouched: for keys of `counts`, the values that stood there in records that people called right.
     """
 
     given: Aspect
@@ -39,6 +41,7 @@ class Rule(NamedTuple):
     counts: dict[str, dict[str, int]]
     unusual: list[int]
     by_form: bool = False
+    vouched: Mapping[str, Sequence[str]] = {}  # noqa: RUF012
 
     def key_of(self, aspects: Mapping[Aspect, str]) -> str | None:
         """Return what a record's counts are found under, None where it says nothing."""
@@ -75,6 +78,24 @@ class Rule(NamedTuple):
         mine = aspects.get(self.told)
         return _strange(others, 0 if mine is None else seen.get(mine, 0) - (mine == its))
 
+    def word(self, aspects: Mapping[Aspect, str]) -> int:
+        """Return whether people vouch for a record's value: VOUCHED, UNSAID, or DENIED where they do for another one, and for one alone."""
+        key, mine = self.key_of(aspects), aspects.get(self.told)
+        return UNSAID if key is None or mine is None else self._word(key, mine)
+
+    def _word(self, key: str, mine: str | None) -> int:
+        known = self.vouched.get(key, ())
+        return VOUCHED if mine in known else DENIED if len(known) == 1 else UNSAID
+
+    def vouched_by(self, rows: Sequence[Mapping[Aspect, str]]) -> "Rule":
+        """Return this rule as records that people called right vouch for it."""
+        found: dict[str, dict[str, None]] = defaultdict(dict)
+        for row in rows:
+            key = self.key_of(row)
+            if key in self.counts and self.told in row:
+                found[key][row[self.told]] = None
+        return self._replace(vouched={key: list(values) for key, values in found.items()})
+
     def quick(self) -> _Quick:
         """Return the same for records to come: for each key the agreement of every value of `told` that it was seen with."""
         usual = {}
@@ -82,10 +103,12 @@ class Rule(NamedTuple):
             most = max(seen.values())
             if most >= LEAST_SUPPORT:
                 levels = {count: self._levels(list(seen.values()), count, most) for count in {0, *seen.values()}}
-                usual[key] = ({value: levels[count] for value, count in seen.items()}, levels[0])
+                known = [*seen, *(value for value in self.vouched.get(key, ()) if value not in seen)]
+                found = {value: (*levels[seen.get(value, 0)], self._word(key, value)) for value in known}
+                usual[key] = (found, (*levels[0], self._word(key, None)))
         return self.given, self.told[1], usual
 
-    def _levels(self, others: Sequence[int], count: int, most: int) -> _Levels:
+    def _levels(self, others: Sequence[int], count: int, most: int) -> tuple[int, int]:
         agreement = bisect_left(USUAL_RATIOS, count / most)
         return agreement, _strange(others, count) if self.by_form else self.unusual[agreement]
 

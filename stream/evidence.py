@@ -22,9 +22,11 @@ from stream.unusual import MOST_LEVEL
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
 VALUE, FORM, THERE, EMPTY = "is", "form", "there", "empty"
-LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange")
+WORDS = ("vouched", "denied")
+LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange", *WORDS)
 _MOST_PATHS_KEPT = 4_096
-_FORMAT = 3  # 1 had no forms, 2 no parts: a gate that knows less must not take up weights that it would leave out
+_FORMAT = 3
+"""1 had no forms, 2 no parts and no vouching: a gate that knows less must not take up weights that it would leave out."""
 
 
 class _Tables(NamedTuple):
@@ -37,6 +39,8 @@ class _Tables(NamedTuple):
     amid: tuple[float, ...]
     parted: tuple[float, ...]
     strange: tuple[float, ...]
+    vouched: tuple[float, ...]
+    denied: tuple[float, ...]
     there: float
     empty: float
     values: dict[str, float]
@@ -112,15 +116,15 @@ class Evidence:
     def _sum(self, seen: Sequence[Seen], shape: int) -> float:
         """Add up what `signs_of` would name: a field's own signs and its part of the counts over fields, then those of the worst field."""
         total = self._shape[shape]
-        worst_rare = worst_odd = worst_apart = worst_unusual = worst_amid = worst_parted = worst_strange = 0
+        worst_rare = worst_odd = worst_apart = worst_unusual = worst_amid = worst_parted = worst_strange = worst_vouched = worst_denied = 0
         done: set[str] = set()
-        for path, rare, odd, apart, unusual, is_empty, amid, common, parted, strange in seen:
+        for path, rare, odd, apart, unusual, is_empty, amid, common, parted, strange, vouched, denied in seen:
             # a path that comes twice says its own signs once: a producer must not make a usual field count by repeating it
             own = self._again if path in done else self._of_path.get(path) or self._tables(path)
             done.add(path)
             far = apart or 0
             total += own.rare[rare] + own.odd[odd] + own.apart[far] + own.unusual[unusual] + own.amid[amid] + own.there
-            total += own.parted[parted] + own.strange[strange]
+            total += own.parted[parted] + own.strange[strange] + own.vouched[vouched] + own.denied[denied]
             if is_empty:
                 total += own.empty
             if common.value is not None:
@@ -132,9 +136,12 @@ class Evidence:
             worst_unusual = unusual if unusual > worst_unusual else worst_unusual
             worst_parted = parted if parted > worst_parted else worst_parted
             worst_strange = strange if strange > worst_strange else worst_strange
+            worst_vouched = vouched if vouched > worst_vouched else worst_vouched
+            worst_denied = denied if denied > worst_denied else worst_denied
         any_ = self._any
         total += any_["rare"][worst_rare] + any_["odd"][worst_odd] + any_["apart"][worst_apart]
         total += any_["parted"][worst_parted] + any_["strange"][worst_strange]
+        total += any_["vouched"][worst_vouched] + any_["denied"][worst_denied]
         return total + any_["unusual"][worst_unusual] + any_["amid"][worst_amid]
 
     def _tables(self, path: str) -> "_Tables":
@@ -147,13 +154,13 @@ class Evidence:
     def _tables_of(self, own: tuple[str, ...]) -> "_Tables":
         """Return the part of the counts over fields, and the signs of the paths `own` with it."""
         names = [*own, f"{ANY}fields"]
-        rare, odd, apart, unusual, amid, parted, strange = (
+        rare, odd, apart, unusual, amid, parted, strange, vouched, denied = (
             tuple(sum(steps) for steps in zip(*(self._steps(f"{name}|{sign}") for name in names), strict=True)) for sign in LEVELS
         )
         there = sum(self._weights.get(f"{path}|{THERE}", 0.0) for path in own)
         empty = sum(self._weights.get(f"{name}|{EMPTY}", 0.0) for name in names)
         values, forms = (dict(self._of_common.get((own[0], which), {})) if own else {} for which in (VALUE, FORM))
-        return _Tables(rare, odd, apart, unusual, amid, parted, strange, there, empty, values, forms)
+        return _Tables(rare, odd, apart, unusual, amid, parted, strange, vouched, denied, there, empty, values, forms)
 
     def _steps(self, sign: str) -> tuple[float, ...]:
         """Return the weight of each level: a level counts as all below it, too."""
@@ -203,7 +210,13 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
 
 def _levels_of(each: Seen) -> tuple[int, ...]:
     """Return the levels of a field in the order of LEVELS."""
-    return each.rare, each.odd, each.apart or 0, each.unusual, each.amid, each.parted, each.strange
+    return each.rare, each.odd, each.apart or 0, each.unusual, each.amid, each.parted, each.strange, each.vouched, each.denied
+
+
+def is_word(sign: str) -> bool:
+    """Return whether a sign is that of a path whose value people vouch for, or for another one."""
+    parts = sign.rsplit("|", 2)
+    return len(parts) == 3 and parts[1] in WORDS and not parts[0].startswith(ANY)  # noqa: PLR2004
 
 
 def common_sign(sign: str) -> tuple[str, str, str] | None:

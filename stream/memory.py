@@ -10,16 +10,18 @@ Values and records are kept as digests; in plain text only the paths of fields t
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
-from stream.agreement import Rule, dependencies, rule_of
+from stream.agreement import DENIED, VOUCHED, Rule, dependencies, rule_of
 from stream.render import Rendered
 from stream.unusual import MOST_LEVEL, Counts
 from stream.values import FORM, WHOLE, aspects_of, digest_of_text, form, frequent_paths, parts_of, pattern, texts_of, values_of
 
 MOST_COMMON, FEWEST_COMMON, COMMON_SHARE = 40, 20, 0.01
 NEARLY_ALL = 0.9
+MOST_WORDS = 2
 _CACHED, _LONGEST_REMEMBERED = 1 << 17, 200
 
 
@@ -40,7 +42,8 @@ class Seen(NamedTuple):
     value that usually comes beside the others, at worst, 0 the usual one and 4 never seen; None where nothing is known.
     unusual: how unusual it is to be so far apart. amid: how far apart it is on the average of all that are known, not at worst.
     common: the digests of its value and of its form, if many records have it. parted, strange: how far at worst a part of it is from the
-    part that usually comes beside the others, and how unusual that is, 0 where nothing is known.
+    part that usually comes beside the others, and how unusual that is, 0 where nothing is known. vouched, denied: by how many rules (up
+    to MOST_WORDS) the value stood beside the others in a record that people called right, or another value did.
     """
 
     path: str
@@ -53,6 +56,8 @@ class Seen(NamedTuple):
     common: Common
     parted: int = 0
     strange: int = 0
+    vouched: int = 0
+    denied: int = 0
 
 
 class Memory:
@@ -73,9 +78,6 @@ class Memory:
         self._told_apart = set(state.get("told_apart", self._common))
         self._forms = {path: set(forms) for path, forms in state.get("forms", {}).items()}
         self._has_parts_apart = bool(state.get("parts_apart"))  # versions made before heard what is said of parts and of wholes as one
-        self._quick = {
-            path: [(self._is_of_part(rule), rule.by_form, rule.quick()) for rule in rules] for path, rules in self._rules.items()
-        }
         self._givers = {rule.given[0] for rules in self._rules.values() for rule in rules}
         self._asked: dict[str, set[str]] = defaultdict(set)
         for rule in chain.from_iterable(self._rules.values()):
@@ -121,6 +123,16 @@ class Memory:
         }
         return cls(state)
 
+    def vouched_by(self, right: Sequence[Rendered]) -> "Memory":
+        """Return this memory with what records that people called right vouch for: which values stand beside which."""
+        rows = [dict(aspects_of(values_of(record))) for record in right]
+        rules = {path: [rule if self._is_of_part(rule) else rule.vouched_by(rows) for rule in told] for path, told in self._rules.items()}
+        return Memory({**self.as_state(), "rules": rules})
+
+    @cached_property
+    def _quick(self) -> dict[str, list[tuple[bool, bool, Any]]]:
+        return {path: [(self._is_of_part(rule), rule.by_form, rule.quick()) for rule in rules] for path, rules in self._rules.items()}
+
     def _is_of_part(self, rule: Rule) -> bool:
         return self._has_parts_apart and rule.told[1] != WHOLE
 
@@ -148,7 +160,12 @@ class Memory:
         for path, value in values.items():
             alone = self._alone(path, value, own_values.get(path))
             levels = [
-                (self._is_of_part(rule), level, rule.strangeness(aspects, own_aspects) if rule.by_form else rule.unusual[level])
+                (
+                    self._is_of_part(rule),
+                    level,
+                    rule.strangeness(aspects, own_aspects) if rule.by_form else rule.unusual[level],
+                    rule.word(aspects),
+                )
                 for rule in self._rules.get(path, ())
                 if rule.given[0] != without and (level := rule.agreement(aspects, own_aspects)) is not None
             ]
@@ -225,16 +242,17 @@ def _among(digests: set[str] | None, text: str) -> str | None:
     return digest if digest in digests else None
 
 
-def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[bool, int, int]], common: Common) -> Seen:
+def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence[tuple[bool, int, int, int]], common: Common) -> Seen:
     """Put together what is said of a value alone and beside the others.
 
-    levels: whether it is said of a part, agreement, and how unusual that is, of every rule that says anything.
+    levels: whether it is said of a part, agreement, how unusual that is, and whether people vouch for it, of every rule that says anything.
     """
     if alone is None:
         return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value, 0, Common())
     apart, unusual, amid, parted, strange = None, 0, 0, 0, 0
     agreements = []
-    for is_of_part, agreement, how_unusual in levels:
+    words = [word for _, _, _, word in levels if word]
+    for is_of_part, agreement, how_unusual, _ in levels:
         if is_of_part:
             parted, strange = max(parted, MOST_LEVEL - agreement), max(strange, how_unusual)
         else:
@@ -242,7 +260,10 @@ def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence
             unusual = max(unusual, how_unusual)
     if agreements:
         apart, amid = MOST_LEVEL - min(agreements), MOST_LEVEL - round(sum(agreements) / len(agreements))
-    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange)
+    # one rule that vouches for a value is worth more than others that know another value
+    vouched = min(MOST_WORDS, words.count(VOUCHED))
+    denied = 0 if vouched else min(MOST_WORDS, words.count(DENIED))
+    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange, vouched, denied)
 
 
 def _common(values: Iterable[str]) -> dict[str, int]:

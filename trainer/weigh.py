@@ -2,7 +2,8 @@
 
 Records that came in stand for right and their corrupted copies for wrong, as in the contrastive pairs; verdicts count
 one each, and the stream a share of them, whatever its size, so that few of them already move what they know better. What a verdict says
-has happened to its record is made to happen to others, which count with the copies.
+has happened to its record is made to happen to others, which count with the copies. What stands beside what in a record that people called
+right is vouched for from then on; what that weighs is learned from verdicts whose own share of it is left out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from scipy.sparse import csr_array, diags_array, vstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from stream.evidence import FORM, VALUE, Evidence, common_sign, signs_of
+from stream.evidence import FORM, VALUE, Evidence, common_sign, is_word, signs_of
 from stream.memory import Memory
 from stream.render import Rendered, reread
 from trainer.choices import CHOICES, ENOUGH, FEW, FEWEST_TO_CHOOSE, Given, as_one, mixed
@@ -29,24 +30,29 @@ VALUES_SHARE = 0.6
 """How much of the room of other signs a value by itself has, from ENOUGH verdicts on: few would learn which cities they came from."""
 FORMS_ENOUGH = 30
 """Verdicts from which on a form has as much room as other signs."""
+WORDS_ENOUGH = 300
+"""Verdicts from which on what people vouch for at one path has as much room as other signs."""
 LEAST_ROOM = 0.01
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
 SURE_BELOW = 0.45  # a verdict that is as probably mistaken as not says nothing
+VOUCHES_BELOW = 0.25  # a doubt
+VOUCHED_FOLDS = 10
 
 
 class Said(NamedTuple):
-    """What people said of a record, and how much it counts."""
+    """What people said of a record, how much it counts, and how probably it is mistaken, from 0 to 1."""
 
     record: Rendered
     is_right: bool
     weight: float = 1.0
+    doubt: float = 0.0
 
 
 def said_of(encoded: Encoded) -> list[Said]:
     """Return what people said of labelled records; the more a verdict is doubted, the less it counts."""
     both = zip(encoded.shown, encoded.records, strict=True)
-    return [Said(shown, each.is_right, each.weight * (1 - 2 * each.doubt)) for shown, each in both if each.doubt < SURE_BELOW]
+    return [Said(shown, each.is_right, each.weight * (1 - 2 * each.doubt), each.doubt) for shown, each in both if each.doubt < SURE_BELOW]
 
 
 class Weighed(NamedTuple):
@@ -70,14 +76,14 @@ def weigh(
     """
     if len(stream) < FEWEST_RECORDS or len(free) < FEWEST_RECORDS:
         return None
-    memory = Memory.of(stream)
+    vouched = _Vouched(Memory.of(stream), said, seed)
     random = Random(seed)
     drawn = random.sample(list(free), min(MOST_RECORDS, len(free)))
     corrupter = Corrupter(drawn, seed)
-    signs = [signs_of(*memory.look(record)) for record in drawn]
+    signs = [vouched.signs_of(record) for record in drawn]
     copies = [(reread(corrupter.corrupt(source), source), source) for source in drawn for _ in range(COPIES)]
-    signs += [signs_of(*memory.look(copy, source)) for copy, source in copies]
-    signs += [signs_of(*memory.look(each.record)) for each in said]
+    signs += [vouched.signs_of(copy, source) for copy, source in copies]
+    signs += [vouched.signs_of(each.record) for each in said]
     is_right = np.array([1] * len(drawn) + [0] * len(copies) + [int(each.is_right) for each in said])
     vectorizer = DictVectorizer()
     signs_NS = vectorizer.fit_transform(signs)
@@ -90,11 +96,12 @@ def weigh(
         FORM: max(LEAST_ROOM, min(1.0, len(said) / FORMS_ENOUGH)),
     }
     scale_S /= np.array([1.0 if common is None else room[common[1]] for common in map(common_sign, names)])
+    scale_S[[is_word(name) for name in names]] /= max(LEAST_ROOM, min(1.0, len(said) / WORDS_ENOUGH))
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
     taught = list(_taught(said, drawn, edits, random))
     if taught:  # which signs there are, and their scale, is not theirs to say
-        of_taught_TS = vectorizer.transform([signs_of(*memory.look(copy, source)) for _, copy, source in taught])[:, often]
+        of_taught_TS = vectorizer.transform([vouched.signs_of(copy, source) for _, copy, source in taught])[:, often]
         features_NS = vstack([features_NS, of_taught_TS])
         is_right = np.append(is_right, np.zeros(len(taught), dtype=int))
     taught_by = [place for place, _, _ in taught]
@@ -106,7 +113,27 @@ def weigh(
     else:
         found = mixed(given, seed)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, found.heard.weights_S / scale_S, strict=True)}
-    return Weighed(Evidence(memory, weights, round(found.heard.bias, 6)), found.left_out)
+    return Weighed(Evidence(vouched.memory, weights, round(found.heard.bias, 6)), found.left_out)
+
+
+class _Vouched:
+    """A memory with what people vouch for, and it once more for each fold of what they judged, without what they said of that fold."""
+
+    def __init__(self, memory: Memory, said: Sequence[Said], seed: int) -> None:
+        """Hear who called what right; too few cannot say what that weighs."""
+        right = [each.record for each in said if each.is_right and each.doubt < VOUCHES_BELOW]
+        is_enough = len(said) >= FEWEST_TO_CHOOSE
+        texts = list({each.record.text: None for each in said}) if is_enough else []
+        folds = np.random.default_rng(seed).permutation(len(texts)) % VOUCHED_FOLDS
+        self._fold = dict(zip(texts, folds.tolist(), strict=True))
+        self.memory = memory.vouched_by(right) if is_enough else memory
+        numbers = sorted(set(self._fold.values()))
+        self._without = [memory.vouched_by([record for record in right if self._fold[record.text] != number]) for number in numbers]
+
+    def signs_of(self, record: Rendered, source: Rendered | None = None) -> dict[str, float]:
+        """Return the signs of a record, or of a copy of `source`, without what people said of it."""
+        fold = self._fold.get((source or record).text)
+        return signs_of(*(self.memory if fold is None else self._without[fold]).look(record, source))
 
 
 def _taught(
