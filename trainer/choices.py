@@ -18,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 ENOUGH = 100
 """Fewer verdicts than these cannot tell one choice from another."""
 FOLDS, FEWEST_TO_CHOOSE = 3, 12
-STREAM_PRIOR = 0.5
-"""By how many nats each next one of CHOICES is less probable, from ENOUGH verdicts on."""
+STREAM_PRIOR, STREAM_PRIOR_A_VERDICT = 0.2, 0.005
+"""By how many nats each next one of CHOICES is less probable, and at most by how many for each verdict."""
 HALF_TAUGHT = 5
 """Copies that verdicts have taught are as loud as the stream's other ones when many have, and half as loud when so many have."""
 LEAST_SHARE = 0.02  # of a choice that is heard at all
@@ -194,7 +194,8 @@ def _shares(losses_CN: np.ndarray) -> np.ndarray:
     part = min(1.0, count / ENOUGH)
     beyond_CN = losses_CN - losses_CN[losses_CN.sum(axis=1).argmin()]
     error_C = beyond_CN.std(axis=1) * math.sqrt(count)
-    nats_C = np.maximum(0.0, beyond_CN.sum(axis=1) - part * error_C) + part * STREAM_PRIOR * np.arange(len(losses_CN))
+    prior_C = min(STREAM_PRIOR, count * STREAM_PRIOR_A_VERDICT) * np.arange(len(losses_CN))
+    nats_C = np.maximum(0.0, beyond_CN.sum(axis=1) - part * error_C) + prior_C
     shares_C = np.exp(nats_C.min() - nats_C)
     shares_C[shares_C < LEAST_SHARE * shares_C.sum()] = 0.0
     heard: np.ndarray = shares_C / shares_C.sum()
