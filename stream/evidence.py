@@ -53,7 +53,7 @@ class Evidence:
     def __init__(self, memory: Memory, weights: Mapping[str, float], bias: float, most_text: float = math.inf) -> None:
         """weights: nats by sign (see `signs_of`); bias: nats of a record without any sign; most_text: what the text's d counts at most."""
         self.most_text = most_text
-        self._memory = memory
+        self._memory = memory.ready()
         self._weights = dict(weights)
         self._bias = bias
         self._any = {name: self._steps(f"{ANY}|{name}") for name in LEVELS}
@@ -90,15 +90,20 @@ class Evidence:
     def by_field(self, record: Rendered) -> dict[str, float]:
         """Return how much more would speak for a record if a field were like those of others and agreed with the rest, by path, in nats.
 
-        Of two fields that disagree the one is to blame with which others disagree, too.
+        Of two fields that disagree the one is to blame with which others disagree, too. Where another value is vouched for, it may be that
+        of the neighbour that is wrong: that is not heard.
         """
-        as_it_is = self._memory.look(record)
+        as_it_is = self._look_for_blame(record)
         whole = self._sum(*as_it_is)
         rises = {}
         for path in {field.path: None for field in record.fields}:
-            seen, shape = self._memory.look(record, without=path) if self._memory.tells_of_others(path) else as_it_is
+            seen, shape = self._look_for_blame(record, path) if self._memory.tells_of_others(path) else as_it_is
             rises[path] = self._sum([self._usual(each) if each.path == path else each for each in seen], shape) - whole
         return rises
+
+    def _look_for_blame(self, record: Rendered, without: str | None = None) -> tuple[list[Seen], int]:
+        seen, shape = self._memory.look(record, without=without)
+        return [each._replace(denied=0) for each in seen], shape
 
     def _usual(self, seen: Seen) -> Seen:
         """Return a field as others have it, in the form that speaks most for a record."""

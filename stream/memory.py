@@ -129,6 +129,11 @@ class Memory:
         rules = {path: [rule if self._is_of_part(rule) else rule.vouched_by(rows) for rule in told] for path, told in self._rules.items()}
         return Memory({**self.as_state(), "rules": rules})
 
+    def ready(self) -> "Memory":
+        """Prepare what a gate looks up all day now, and not beside its first batch."""
+        _ = self._quick
+        return self
+
     @cached_property
     def _quick(self) -> dict[str, list[tuple[bool, bool, Any]]]:
         return {path: [(self._is_of_part(rule), rule.by_form, rule.quick()) for rule in rules] for path, rules in self._rules.items()}
@@ -249,10 +254,13 @@ def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence
     """
     if alone is None:
         return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value, 0, Common())
-    apart, unusual, amid, parted, strange = None, 0, 0, 0, 0
+    apart, unusual, amid, parted, strange, vouched, denied = None, 0, 0, 0, 0, 0, 0
     agreements = []
-    words = [word for _, _, _, word in levels if word]
-    for is_of_part, agreement, how_unusual, _ in levels:
+    for is_of_part, agreement, how_unusual, word in levels:
+        if word == VOUCHED:
+            vouched += 1
+        elif word == DENIED:
+            denied += 1
         if is_of_part:
             parted, strange = max(parted, MOST_LEVEL - agreement), max(strange, how_unusual)
         else:
@@ -260,10 +268,9 @@ def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence
             unusual = max(unusual, how_unusual)
     if agreements:
         apart, amid = MOST_LEVEL - min(agreements), MOST_LEVEL - round(sum(agreements) / len(agreements))
-    # one rule that vouches for a value is worth more than others that know another value
-    vouched = min(MOST_WORDS, words.count(VOUCHED))
-    denied = 0 if vouched else min(MOST_WORDS, words.count(DENIED))
-    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange, vouched, denied)
+    if vouched:  # by one rule is worth more than that others know another value
+        vouched, denied = min(vouched, MOST_WORDS), 0
+    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange, vouched, min(denied, MOST_WORDS))
 
 
 def _common(values: Iterable[str]) -> dict[str, int]:
