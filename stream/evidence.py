@@ -219,9 +219,9 @@ def _levels_of(each: Seen) -> tuple[int, ...]:
 
 
 def is_word(sign: str) -> bool:
-    """Return whether a sign is that of a path whose value people vouch for, or for another one."""
+    """Return whether a sign is that people vouch for the value of a field, or for another one."""
     parts = sign.rsplit("|", 2)
-    return len(parts) == 3 and parts[1] in WORDS and not parts[0].startswith(ANY)  # noqa: PLR2004
+    return len(parts) == 3 and parts[1] in WORDS  # noqa: PLR2004
 
 
 def common_sign(sign: str) -> tuple[str, str, str] | None:

@@ -31,7 +31,7 @@ VALUES_SHARE = 0.6
 FORMS_ENOUGH = 30
 """Verdicts from which on a form has as much room as other signs."""
 WORDS_ENOUGH = 300
-"""Verdicts from which on what people vouch for at one path has as much room as other signs."""
+"""Verdicts from which on what people vouch for has as much room as other signs: few say nothing of what that is worth."""
 LEAST_ROOM = 0.01
 FEWEST_WITH_SIGN = 5
 FEWEST_RECORDS = 50
