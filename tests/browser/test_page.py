@@ -18,6 +18,7 @@ from tests.browser.serving import served
 from tests.debian import chromium
 from tests.integration.conftest import send, wait_until
 from tests.integration.reviewing import events, held, released
+from tests.integration.test_review_doubts import a_cycle
 from tests.pinned import npm_packages
 
 pytestmark = [pytest.mark.browser, pytest.mark.integration]
@@ -135,6 +136,22 @@ def test_a_refusal_speaks_the_language_of_the_page(page: Page, url: str, tables:
     page.wait_for_function("() => document.getElementById('correct-said').textContent === '更正与原记录相同,请回答“正确”'")
     picture(page, "refused-zh")
     leave_dialog(page)
+
+
+def test_what_a_training_doubts_waits_for_another_person(page: Page, url: str, tables: SimpleNamespace, tmp_path: Path) -> None:
+    send(tables.kafka, tables.topics.quarantine, [held(n, twin(n), p=0.3) for n in range(4)])
+    page.goto(url)
+    page.wait_for_selector("main table")
+    for n in range(3):
+        before = decision_shown(page)
+        page.keyboard.press("1" if n % 2 else "2")
+        page.wait_for_function("(before) => document.querySelector('main h2').textContent !== before", arg=before)
+    wait_until(lambda: len(events(tables)) == 3, 60)
+    a_cycle(tables, tmp_path, "one", [event["decision_id"] for event in events(tables)[:2]])
+    page.wait_for_function("() => document.getElementById('count-doubted').textContent === '2'", timeout=90_000)
+    assert page.locator("#count-open").inner_text() == "2", "the two are open again, beside the one that is shown"
+    assert decision_shown(page) == "in:1:3", "who has answered is not asked again"
+    picture(page, "doubted-zh")
 
 
 def test_undo_note_correct_skip_and_history_from_the_keyboard(page: Page, url: str, tables: SimpleNamespace) -> None:
