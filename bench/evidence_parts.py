@@ -58,7 +58,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "how far apart at worst, not on the average": {"stream.memory._seen": _without_amid},
     "nothing is said of parts of values": {"stream.memory._seen": _without_parts},
     "nobody vouches for what stands beside what": {"trainer.weigh.VOUCHES_BELOW": -1.0},
-    "vouching has full room from the first verdict on": {"trainer.weigh.WORDS_ENOUGH": 1},
+    "vouching has full room from the first verdict on": {"trainer.weigh.VOUCHING_ENOUGH": 1},
     "no value is a sign by itself": {"trainer.weigh.VALUES_SHARE": 0.0},
     "values have the room of other signs": {"trainer.weigh.VALUES_SHARE": 1.0, "trainer.weigh.ENOUGH": 1},
     "no form is a sign": {"trainer.weigh.FORMS_ENOUGH": 1e9},

@@ -78,12 +78,12 @@ class Rule(NamedTuple):
         mine = aspects.get(self.told)
         return _strange(others, 0 if mine is None else seen.get(mine, 0) - (mine == its))
 
-    def word(self, aspects: Mapping[Aspect, str]) -> int:
+    def vouching(self, aspects: Mapping[Aspect, str]) -> int:
         """Return whether people vouch for a record's value: VOUCHED, UNSAID, or DENIED where they do for another one, and for one alone."""
         key, mine = self.key_of(aspects), aspects.get(self.told)
-        return UNSAID if key is None or mine is None else self._word(key, mine)
+        return UNSAID if key is None or mine is None else self._vouching(key, mine)
 
-    def _word(self, key: str, mine: str | None) -> int:
+    def _vouching(self, key: str, mine: str | None) -> int:
         known = self.vouched.get(key, ())
         return VOUCHED if mine in known else DENIED if len(known) == 1 else UNSAID
 
@@ -104,8 +104,8 @@ class Rule(NamedTuple):
             if most >= LEAST_SUPPORT:
                 levels = {count: self._levels(list(seen.values()), count, most) for count in {0, *seen.values()}}
                 known = [*seen, *(value for value in self.vouched.get(key, ()) if value not in seen)]
-                found = {value: (*levels[seen.get(value, 0)], self._word(key, value)) for value in known}
-                usual[key] = (found, (*levels[0], self._word(key, None)))
+                found = {value: (*levels[seen.get(value, 0)], self._vouching(key, value)) for value in known}
+                usual[key] = (found, (*levels[0], self._vouching(key, None)))
         return self.given, self.told[1], usual
 
     def _levels(self, others: Sequence[int], count: int, most: int) -> tuple[int, int]:

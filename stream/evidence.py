@@ -22,8 +22,8 @@ from stream.unusual import MOST_LEVEL
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
 VALUE, FORM, THERE, EMPTY = "is", "form", "there", "empty"
-WORDS = ("vouched", "denied")
-LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange", *WORDS)
+VOUCHING = ("vouched", "denied")
+LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange", *VOUCHING)
 _MOST_PATHS_KEPT = 4_096
 _FORMAT = 3
 """1 had no forms, 2 no parts and no vouching: a gate that knows less must not take up weights that it would leave out."""
@@ -218,10 +218,10 @@ def _levels_of(each: Seen) -> tuple[int, ...]:
     return each.rare, each.odd, each.apart or 0, each.unusual, each.amid, each.parted, each.strange, each.vouched, each.denied
 
 
-def is_word(sign: str) -> bool:
+def is_vouching(sign: str) -> bool:
     """Return whether a sign is that people vouch for the value of a field, or for another one."""
     parts = sign.rsplit("|", 2)
-    return len(parts) == 3 and parts[1] in WORDS  # noqa: PLR2004
+    return len(parts) == 3 and parts[1] in VOUCHING  # noqa: PLR2004
 
 
 def common_sign(sign: str) -> tuple[str, str, str] | None:

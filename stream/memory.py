@@ -21,7 +21,7 @@ from stream.values import FORM, WHOLE, aspects_of, digest_of_text, form, frequen
 
 MOST_COMMON, FEWEST_COMMON, COMMON_SHARE = 40, 20, 0.01
 NEARLY_ALL = 0.9
-MOST_WORDS = 2
+MOST_VOUCHING = 2
 _CACHED, _LONGEST_REMEMBERED = 1 << 17, 200
 
 
@@ -43,7 +43,7 @@ class Seen(NamedTuple):
     unusual: how unusual it is to be so far apart. amid: how far apart it is on the average of all that are known, not at worst.
     common: the digests of its value and of its form, if many records have it. parted, strange: how far at worst a part of it is from the
     part that usually comes beside the others, and how unusual that is, 0 where nothing is known. vouched, denied: by how many rules (up
-    to MOST_WORDS) the value stood beside the others in a record that people called right, or another value did.
+    to MOST_VOUCHING) the value stood beside the others in a record that people called right, or another value did.
     """
 
     path: str
@@ -169,7 +169,7 @@ class Memory:
                     self._is_of_part(rule),
                     level,
                     rule.strangeness(aspects, own_aspects) if rule.by_form else rule.unusual[level],
-                    rule.word(aspects),
+                    rule.vouching(aspects),
                 )
                 for rule in self._rules.get(path, ())
                 if rule.given[0] != without and (level := rule.agreement(aspects, own_aspects)) is not None
@@ -256,10 +256,10 @@ def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence
         return Seen(path, MOST_LEVEL, MOST_LEVEL, None, 0, not value, 0, Common())
     apart, unusual, amid, parted, strange, vouched, denied = None, 0, 0, 0, 0, 0, 0
     agreements = []
-    for is_of_part, agreement, how_unusual, word in levels:
-        if word == VOUCHED:
+    for is_of_part, agreement, how_unusual, vouching in levels:
+        if vouching == VOUCHED:
             vouched += 1
-        elif word == DENIED:
+        elif vouching == DENIED:
             denied += 1
         if is_of_part:
             parted, strange = max(parted, MOST_LEVEL - agreement), max(strange, how_unusual)
@@ -269,8 +269,8 @@ def _seen(path: str, value: str, alone: tuple[int, int] | None, levels: Sequence
     if agreements:
         apart, amid = MOST_LEVEL - min(agreements), MOST_LEVEL - round(sum(agreements) / len(agreements))
     if vouched:  # by one rule is worth more than that others know another value
-        vouched, denied = min(vouched, MOST_WORDS), 0
-    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange, vouched, min(denied, MOST_WORDS))
+        vouched, denied = min(vouched, MOST_VOUCHING), 0
+    return Seen(path, *alone, apart, unusual, not value, amid, common, parted, strange, vouched, min(denied, MOST_VOUCHING))
 
 
 def _common(values: Iterable[str]) -> dict[str, int]:

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array, diags_array, vstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from stream.evidence import FORM, VALUE, Evidence, common_sign, is_word, signs_of
+from stream.evidence import VALUE, Evidence, common_sign, is_vouching, signs_of
 from stream.memory import Memory
 from stream.render import Rendered, reread
 from trainer.choices import CHOICES, ENOUGH, FEW, FEWEST_TO_CHOOSE, Given, as_one, mixed
@@ -30,7 +30,7 @@ VALUES_SHARE = 0.6
 """How much of the room of other signs a value by itself has, from ENOUGH verdicts on: few would learn which cities they came from."""
 FORMS_ENOUGH = 30
 """Verdicts from which on a form has as much room as other signs."""
-WORDS_ENOUGH = 300
+VOUCHING_ENOUGH = 300
 """Verdicts from which on what people vouch for has as much room as other signs: few say nothing of what that is worth."""
 LEAST_ROOM = 0.01
 FEWEST_WITH_SIGN = 5
@@ -91,12 +91,7 @@ def weigh(
     names = vectorizer.get_feature_names_out()[often]
     features_NS = signs_NS[:, often]  # six in seven are 0: sparse, the fits take a fifth of the time
     scale_S = np.maximum(np.sqrt(mean_variance_axis(features_NS, axis=0)[1]), LEAST_SCALE)
-    room = {
-        VALUE: max(LEAST_ROOM, VALUES_SHARE * min(1.0, len(said) / ENOUGH)),
-        FORM: max(LEAST_ROOM, min(1.0, len(said) / FORMS_ENOUGH)),
-    }
-    scale_S /= np.array([1.0 if common is None else room[common[1]] for common in map(common_sign, names)])
-    scale_S[[is_word(name) for name in names]] /= max(LEAST_ROOM, min(1.0, len(said) / WORDS_ENOUGH))
+    scale_S /= np.array([_room_of(name, len(said)) for name in names])
     people = np.array([each.weight for each in said])
     people = people / people.mean() if len(said) else people
     taught = list(_taught(said, drawn, edits, random))
@@ -116,6 +111,18 @@ def weigh(
     return Weighed(Evidence(vouched.memory, weights, round(found.heard.bias, 6)), found.left_out)
 
 
+def _room_of(sign: str, verdicts: int) -> float:
+    """Return how much room a sign has, 1 for most: those of which few verdicts know nothing have less until there are enough."""
+    common = common_sign(sign)
+    if common is not None:
+        share, enough = (VALUES_SHARE, ENOUGH) if common[1] == VALUE else (1.0, FORMS_ENOUGH)
+    elif is_vouching(sign):
+        share, enough = 1.0, VOUCHING_ENOUGH
+    else:
+        return 1.0
+    return max(LEAST_ROOM, share * min(1.0, verdicts / enough))
+
+
 class _Vouched:
     """A memory with what people vouch for, and it once more for each fold of what they judged, without what they said of that fold."""
 
@@ -127,7 +134,7 @@ class _Vouched:
         folds = np.random.default_rng(seed).permutation(len(texts)) % VOUCHED_FOLDS
         self._fold = dict(zip(texts, folds.tolist(), strict=True))
         self.memory = memory.vouched_by(right) if is_enough else memory
-        numbers = sorted(set(self._fold.values()))
+        numbers = range(min(VOUCHED_FOLDS, len(texts)))
         self._without = [memory.vouched_by([record for record in right if self._fold[record.text] != number]) for number in numbers]
 
     def signs_of(self, record: Rendered, source: Rendered | None = None) -> dict[str, float]:

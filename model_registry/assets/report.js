@@ -147,7 +147,7 @@ function drawReport(root, made, words = REPORT_WORDS) {
     if (report.decision) line(words.decision, `${report.decision.promoted ? words.promoted : words.refused}: ${report.decision.why}`);
     line(words.counts, Object.entries(report.counts).map(([name, count]) => `${name} ${count}`).join(", "));
     if (report.findings.length) line(words.findings, report.findings.join("; "));
-    if (report.suspects && report.suspects.length) line(words.suspects, String(report.suspects.length));
+    if (report.suspects?.length) line(words.suspects, String(report.suspects.length));
     const made = html("table", "", html("tbody", "", ...rows));
     made.className = "figures";
     return made;
