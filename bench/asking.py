@@ -118,7 +118,7 @@ def one(table: Table, verdicts: int, way: Way | None, seed: int) -> float | None
         if way is not None:
             evidence = evidence_of(past, _said(table, records, asked), seed)
             left = [records[row] for row in free]
-            known = Known(left, np.array([evidence.of(each) for each in left]), [records[row] for row in [*asked, *new]], past, evidence)
+            known = Known(left, evidence.of_all(left), [records[row] for row in [*asked, *new]], past, evidence)
             new += [free[place] for place in way(known, count - by_chance)]
         asked += [int(row) for row in new]
     told = evidence_of(past, _said(table, records, asked), seed)

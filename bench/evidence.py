@@ -97,7 +97,7 @@ def _rendered(twins: list[Twin]) -> list[Rendered]:
 
 
 def _of(evidence: Evidence, records: list[Rendered]) -> np.ndarray:
-    return np.array([evidence.of(record) for record in records])
+    return evidence.of_all(records)
 
 
 def _auroc(is_wrong: Any, speaks_for_right: np.ndarray) -> float:

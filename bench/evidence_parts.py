@@ -113,10 +113,7 @@ def one(task: Task, verdicts: int, names: dict[str, Any], seed: int) -> dict[str
     said = [Said(task.stream[row], bool(task.is_right[row])) for row in task.order[:verdicts]]
     with changed(names):
         evidence = evidence_of(task.stream, said, seed)
-        return {
-            name: auroc_of(np.array([evidence.of(record) for record in records]), truth)
-            for name, (records, truth) in task.strangers.items()
-        }
+        return {name: auroc_of(evidence.of_all(records), truth) for name, (records, truth) in task.strangers.items()}
 
 
 def main() -> None:

@@ -180,7 +180,7 @@ def judged(table: Table, seeds: int) -> dict[str, Any]:
             asked = np.random.default_rng(seed).permutation(np.flatnonzero(~held))[:verdicts]
             said = [Said(records[row], not table.is_wrong[row]) for row in asked]
             evidence = evidence_of([records[row] for row in np.flatnonzero(~held)], said, seed)
-            told = np.array([evidence.of(records[row]) for row in np.flatnonzero(held)])
+            told = evidence.of_all([records[row] for row in np.flatnonzero(held)])
             figures[OURS].append(auroc_of_wrong(table.is_wrong[held], -told))
             for name, features in features_RF.items():
                 figures[name].append(auroc_of_wrong(table.is_wrong[held], boosted(features, table, asked, held)))

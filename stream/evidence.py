@@ -14,19 +14,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from stream import kept
+from stream.forest import FORM, VALUE, Forest, Looked
 from stream.memory import Common, Memory, Seen
 from stream.render import Rendered
 from stream.unusual import MOST_LEVEL
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
-VALUE, FORM, THERE, EMPTY = "is", "form", "there", "empty"
+THERE, EMPTY = "there", "empty"
 VOUCHING = ("vouched", "denied")
 LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange", *VOUCHING)
 _MOST_PATHS_KEPT = 4_096
-_FORMAT = 3
-"""1 had no forms, 2 no parts and no vouching: a gate that knows less must not take up weights that it would leave out."""
+_FORMAT = 4
+"""1 had no forms, 2 no parts and no vouching, 3 no trees: a gate that knows less must not take up weights that it would leave out."""
 
 
 class _Tables(NamedTuple):
@@ -50,12 +53,18 @@ class _Tables(NamedTuple):
 class Evidence:
     """A memory and what each of its signs weighs."""
 
-    def __init__(self, memory: Memory, weights: Mapping[str, float], bias: float, most_text: float = math.inf) -> None:
-        """weights: nats by sign (see `signs_of`); bias: nats of a record without any sign; most_text: what the text's d counts at most."""
+    def __init__(
+        self, memory: Memory, weights: Mapping[str, float], bias: float, most_text: float = math.inf, forest: Forest | None = None
+    ) -> None:
+        """weights: nats by sign (see `signs_of`); bias: nats of a record without any sign; most_text: what the text's d counts at most.
+
+        forest: what signs say together, beside their sum.
+        """
         self.most_text = most_text
         self._memory = memory.ready()
         self._weights = dict(weights)
         self._bias = bias
+        self._forest = forest
         self._any = {name: self._steps(f"{ANY}|{name}") for name in LEVELS}
         self._shape = self._steps(f"{ANY}|shape")
         self._of_common: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
@@ -70,22 +79,33 @@ class Evidence:
     def scaled(self, by: float, most_text: float = math.inf) -> "Evidence":
         """Return evidence that says the same so much louder, beside a text that counts at most so much, in nats."""
         weights = {sign: round(by * weight, 6) for sign, weight in self._weights.items()}
-        return Evidence(self._memory, weights, round(by * self._bias, 6), most_text)
+        forest = None if self._forest is None else self._forest.scaled(by)
+        return Evidence(self._memory, weights, round(by * self._bias, 6), most_text, forest)
 
     def of_copy(self, copy: Rendered, source: Rendered) -> float:
         """Return the evidence of a corrupted copy, in nats; the record of the stream that it was made of is left out of the memory."""
-        return self._bias + self._sum(*self._memory.look(copy, source))
+        return float(self._told([self._memory.look(copy, source)])[0])
 
     @cached_property
     def text(self) -> str:
         """What a version keeps, as JSON."""
         most_text = None if math.isinf(self.most_text) else self.most_text
         state = {"weights": self._weights, "bias": self._bias, "most_text": most_text, "memory": self._memory.as_state()}
+        if self._forest is not None:
+            state["forest"] = self._forest.as_state()
         return kept.to_text(state, _FORMAT)
 
     def of(self, record: Rendered) -> float:
         """Return the evidence of one record, in nats; > 0 speaks for right."""
-        return self._bias + self._sum(*self._memory.look(record))
+        return float(self._told([self._memory.look(record)])[0])
+
+    def of_all(self, records: Sequence[Rendered]) -> np.ndarray:
+        """Return evidence_N of records, in nats: the same as of each, in less time."""
+        return self._told([self._memory.look(record) for record in records])
+
+    def _told(self, looked: Sequence[Looked]) -> np.ndarray:
+        of_sums = np.array([self._bias + self._sum(*each) for each in looked])
+        return of_sums if self._forest is None or not looked else of_sums + self._forest.of(looked)
 
     def by_field(self, record: Rendered) -> dict[str, float]:
         """Return how much more would speak for a record if a field were like those of others and agreed with the rest, by path, in nats.
@@ -178,7 +198,8 @@ class Evidence:
         def make(state: dict[str, Any]) -> Evidence:
             most_text = state.get("most_text")
             weights, bias = state["weights"], float(state["bias"])
-            return cls(Memory(state["memory"]), weights, bias, math.inf if most_text is None else float(most_text))
+            forest = Forest.from_state(state["forest"]) if "forest" in state else None
+            return cls(Memory(state["memory"]), weights, bias, math.inf if most_text is None else float(most_text), forest)
 
         return kept.from_text(EVIDENCE_FILE, text, make, _FORMAT)
 

@@ -142,9 +142,10 @@ def rewards_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[
     found: list[Rewards | None] = [None] * len(shown)
     if fitting:
         rewards_B2 = scorer.rewards([encoded[place] or [] for place in fitting])
-        for place, (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
+        said = None if evidence is None else evidence.of_all([shown[place] for place in fitting]).tolist()
+        for number, (place, (right, wrong)) in enumerate(zip(fitting, rewards_B2.tolist(), strict=True)):
             rewards = Rewards(right, wrong)
-            found[place] = rewards if evidence is None else rewards.with_evidence(evidence.of(shown[place]), evidence.most_text)
+            found[place] = rewards if evidence is None or said is None else rewards.with_evidence(said[number], evidence.most_text)
     return found
 
 

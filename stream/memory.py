@@ -141,6 +141,11 @@ class Memory:
     def _is_of_part(self, rule: Rule) -> bool:
         return self._has_parts_apart and rule.told[1] != WHOLE
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths of fields that many records have."""
+        return list(self._parts)
+
     def tells_apart(self, path: str) -> bool:
         """Return whether nearly all records have one of a few values at a path: where they come from, say, or of what kind they are."""
         return path in self._told_apart

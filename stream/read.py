@@ -96,7 +96,7 @@ class Reader:
             texts = [text_of(content, self._rendering) for content in contents]
             return Readings(unread, violations, asked, self._encode(texts), np.zeros(len(asked), dtype=np.float32))
         shown = [render(content, self._rendering) for content in contents]
-        evidence_K = np.array([self._evidence.of(record) for record in shown], dtype=np.float32)
+        evidence_K = self._evidence.of_all(shown).astype(np.float32)
         return Readings(unread, violations, asked, self._encode([record.text for record in shown]), evidence_K)
 
 

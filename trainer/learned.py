@@ -94,7 +94,7 @@ def d_with(scorer: Scorer, evidence: Evidence | None, encoded: Encoded) -> np.nd
     d = d_of(scorer, encoded.ids)
     if evidence is None:
         return d
-    added: np.ndarray = np.minimum(d, evidence.most_text) + np.array([evidence.of(record) for record in encoded.shown])
+    added: np.ndarray = np.minimum(d, evidence.most_text) + evidence.of_all(encoded.shown)
     return added
 
 

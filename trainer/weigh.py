@@ -16,12 +16,14 @@ from scipy.sparse import csr_array, diags_array, vstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
-from stream.evidence import VALUE, Evidence, common_sign, is_vouching, signs_of
+from stream.evidence import Evidence, common_sign, is_vouching, signs_of
+from stream.forest import VALUE, Looked
 from stream.memory import Memory
 from stream.render import Rendered, reread
 from trainer.choices import CHOICES, ENOUGH, FEW, FEWEST_TO_CHOOSE, Given, as_one, mixed
 from trainer.corrupt import Corrupter
 from trainer.edits import Edit, edited
+from trainer.grow import grown
 from trainer.pairs import Encoded
 
 MOST_RECORDS, COPIES, TAUGHT = 2_000, 2, 20
@@ -80,10 +82,11 @@ def weigh(
     random = Random(seed)
     drawn = random.sample(list(free), min(MOST_RECORDS, len(free)))
     corrupter = Corrupter(drawn, seed)
-    signs = [vouched.signs_of(record) for record in drawn]
+    signs = [signs_of(*vouched.look(record)) for record in drawn]
     copies = [(reread(corrupter.corrupt(source), source), source) for source in drawn for _ in range(COPIES)]
-    signs += [vouched.signs_of(copy, source) for copy, source in copies]
-    signs += [vouched.signs_of(each.record) for each in said]
+    signs += [signs_of(*vouched.look(copy, source)) for copy, source in copies]
+    looked = [vouched.look(each.record) for each in said]
+    signs += [signs_of(*each) for each in looked]
     is_right = np.array([1] * len(drawn) + [0] * len(copies) + [int(each.is_right) for each in said])
     vectorizer = DictVectorizer()
     signs_NS = vectorizer.fit_transform(signs)
@@ -96,7 +99,7 @@ def weigh(
     people = people / people.mean() if len(said) else people
     taught = list(_taught(said, drawn, edits, random))
     if taught:  # which signs there are, and their scale, is not theirs to say
-        of_taught_TS = vectorizer.transform([vouched.signs_of(copy, source) for _, copy, source in taught])[:, often]
+        of_taught_TS = vectorizer.transform([signs_of(*vouched.look(copy, source)) for _, copy, source in taught])[:, often]
         features_NS = vstack([features_NS, of_taught_TS])
         is_right = np.append(is_right, np.zeros(len(taught), dtype=int))
     taught_by = [place for place, _, _ in taught]
@@ -108,7 +111,9 @@ def weigh(
     else:
         found = mixed(given, seed)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, found.heard.weights_S / scale_S, strict=True)}
-    return Weighed(Evidence(vouched.memory, weights, round(found.heard.bias, 6)), found.left_out)
+    trees = grown(vouched.memory.paths, looked, given.verdicts, people, found.left_out, seed)
+    forest, left_out = (None, found.left_out) if trees is None else trees
+    return Weighed(Evidence(vouched.memory, weights, round(found.heard.bias, 6), forest=forest), left_out)
 
 
 def _room_of(sign: str, verdicts: int) -> float:
@@ -137,10 +142,10 @@ class _Vouched:
         numbers = range(min(VOUCHED_FOLDS, len(texts)))
         self._without = [memory.vouched_by([record for record in right if self._fold[record.text] != number]) for number in numbers]
 
-    def signs_of(self, record: Rendered, source: Rendered | None = None) -> dict[str, float]:
-        """Return the signs of a record, or of a copy of `source`, without what people said of it."""
+    def look(self, record: Rendered, source: Rendered | None = None) -> Looked:
+        """Return what is seen of a record, or of a copy of `source`, without what people said of it."""
         fold = self._fold.get((source or record).text)
-        return signs_of(*(self.memory if fold is None else self._without[fold]).look(record, source))
+        return (self.memory if fold is None else self._without[fold]).look(record, source)
 
 
 def _taught(
