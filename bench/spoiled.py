@@ -3,9 +3,10 @@
 A recipe is two to four faults (a unit behind a number, another date, empty cells, typos, values of other records, merged
 columns and others), each in one or two columns and with a chance of its own for each cell, from one in thirty to two in five, so that
 what is wrong may be as usual as what is right. Of each table the first 2,000 records; a fifth is never asked about, judged, and
-no part of what is learned from. Beside it gradient boosting on column figures, of the past alone and of the whole table, from the same
-verdicts (`bench.baselines`). `--write` keeps the tables as CSV for `bench.judgement` and judges nothing; else the last line is one JSON
-object: AUROC by table, number of verdicts and judge, one figure a draw, null where verdicts of one kind teach nothing.
+no part of what is learned from. Beside it the evidence without trees, and gradient boosting on column figures, of the past alone and of
+the whole table, from the same verdicts (`bench.baselines`). `--write` keeps the tables as CSV for `bench.judgement` and judges nothing;
+else the last line is one JSON object: AUROC by table, number of verdicts and judge, one figure a draw, null where verdicts of one kind
+teach nothing.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import torch
 
 from bench.addresses import data_directory
 from bench.baselines import PAST, WHOLE, auroc_of_wrong, boosted, column_features
+from bench.changed import changed
 from bench.evidence import ROW_NUMBERS, evidence_of
 from bench.machine import keep
 from bench.table import Table, never_asked, read_table
@@ -28,10 +30,10 @@ from stream.values import number_of
 from trainer.pairs import RENDERING, rendered
 from trainer.weigh import Said
 
-VERDICTS = (20, 100, 300)
+VERDICTS = (20, 50, 100, 300)
 LEAST_SHARE, MOST_SHARE, MOST_RECORDS = 1 / 30, 0.4, 2_000
-OURS = "evidence"
-JUDGES = (OURS, PAST, WHOLE)
+OURS, NO_TREES = "evidence", "evidence without trees"
+JUDGES = (OURS, NO_TREES, PAST, WHOLE)
 NOTHING = ("", "N/A", "-", "null", "unknown")
 UNITS = (" oz", " kg", "%", " min", "m", " USD", "元")
 
@@ -169,7 +171,7 @@ def clean_tables() -> dict[str, Table]:
 
 
 def judged(table: Table, seeds: int) -> dict[str, Any]:
-    """Return the AUROC of evidence and of gradient boosting by number of verdicts, one figure a draw."""
+    """Return the AUROC of evidence, with and without trees, and of gradient boosting by number of verdicts, one figure a draw."""
     records = rendered(table.contents(), RENDERING)
     features_RF = {name: column_features(table, name) for name in (PAST, WHOLE)}
     found: dict[str, Any] = {}
@@ -179,9 +181,10 @@ def judged(table: Table, seeds: int) -> dict[str, Any]:
             held = never_asked(len(records), seed)
             asked = np.random.default_rng(seed).permutation(np.flatnonzero(~held))[:verdicts]
             said = [Said(records[row], not table.is_wrong[row]) for row in asked]
-            evidence = evidence_of([records[row] for row in np.flatnonzero(~held)], said, seed)
-            told = evidence.of_all([records[row] for row in np.flatnonzero(held)])
-            figures[OURS].append(auroc_of_wrong(table.is_wrong[held], -told))
+            past, apart = ([records[row] for row in np.flatnonzero(rows)] for rows in (~held, held))
+            for name, names in ((OURS, {}), (NO_TREES, {"trainer.grow.FEWEST_OF_EACH": 10**9})):
+                with changed(names):
+                    figures[name].append(auroc_of_wrong(table.is_wrong[held], -evidence_of(past, said, seed).of_all(apart)))
             for name, features in features_RF.items():
                 figures[name].append(auroc_of_wrong(table.is_wrong[held], boosted(features, table, asked, held)))
         found[str(verdicts)] = figures
@@ -216,13 +219,13 @@ def main() -> None:
             found[label] = {"wrong": round(float(table.is_wrong.mean()), 3), "faults": said, **judged(table, given.seeds)}
             print(f"{label}: {found[label]}", file=sys.stderr, flush=True)
     if found:
-        keep("spoiled", {"above_boosting": {str(count): _above(found, str(count)) for count in VERDICTS}, **found})
+        keep("spoiled", {"above": {str(count): _above(found, str(count)) for count in VERDICTS}, **found})
 
 
 def _above(found: dict[str, Any], verdicts: str) -> dict[str, str]:
-    """Return in how many draws the evidence is above gradient boosting, of those in which both say something."""
+    """Return in how many draws the evidence is above each other judge, of those in which both say something."""
     counted = {}
-    for name in (PAST, WHOLE):
+    for name in (NO_TREES, PAST, WHOLE):
         pairs = [(a, b) for each in found.values() for a, b in zip(each[verdicts][OURS], each[verdicts][name], strict=True)]
         known = [(a, b) for a, b in pairs if a is not None and b is not None]
         counted[name] = f"{sum(a > b for a, b in known)} of {len(known)}"

@@ -132,9 +132,12 @@ def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
     again = Evidence.from_text(evidence.text)
     assert [again.of(shown) for shown in stream(20, seed=2)] == [evidence.of(shown) for shown in stream(20, seed=2)]
     assert again.text == evidence.text
-    before = evidence.text.replace('{"format":2,', '{"format":1,', 1)
-    assert Evidence.from_text(before).text == evidence.text
-    for text in ("{", '{"format": 3}', '{"format": 2}', '{"format": 1}', '{"format": 0}'):
+    assert evidence.text.startswith('{"format":4,')
+    for older in (1, 2, 3):
+        before = evidence.text.replace('{"format":4,', f'{{"format":{older},', 1)
+        assert Evidence.from_text(before).text == evidence.text
+    newer = evidence.text.replace('{"format":4,', '{"format":5,', 1)
+    for text in (newer, "{", '{"format": 3}', '{"format": 2}', '{"format": 1}', '{"format": 0}'):
         with pytest.raises(ModelRefused, match="evidence"):
             Evidence.from_text(text)
     assert weigh(stream(20), stream(20), [], 0) is None, "too few to remember"
