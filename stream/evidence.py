@@ -3,7 +3,8 @@
 Enters: rendered records. Leaves: evidence_N; > 0 speaks for right. The transformer reads a record by itself; a version's
 memory (stream/memory.py) knows the others. Both are log-odds of the same question from different sources, so they add up:
 r(正确) + e/2 and r(错误) - e/2 are the rewards of the version, and P(chosen) is still the softmax of two rewards. The
-weights are a logistic regression (trainer/weigh.py), as training on pairs is one on d.
+weights are a logistic regression (trainer/weigh.py), as training on pairs is one on d; beside their sum stand trees, for what
+only several signs say together (stream/forest.py).
 """
 
 import math
@@ -17,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stream import kept
-from stream.forest import FORM, VALUE, Forest, Looked
+from stream.forest import VALUE, Forest, Looked
 from stream.memory import Common, Memory, Seen
 from stream.render import Rendered
 from stream.unusual import MOST_LEVEL
+from stream.values import FORM
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
@@ -51,7 +53,7 @@ class _Tables(NamedTuple):
 
 
 class Evidence:
-    """A memory and what each of its signs weighs."""
+    """A memory, what each of its signs weighs, and trees over them where enough people have answered."""
 
     def __init__(
         self, memory: Memory, weights: Mapping[str, float], bias: float, most_text: float = math.inf, forest: Forest | None = None
@@ -78,9 +80,15 @@ class Evidence:
 
     def scaled(self, by: float, most_text: float = math.inf) -> "Evidence":
         """Return evidence that says the same so much louder, beside a text that counts at most so much, in nats."""
-        weights = {sign: round(by * weight, 6) for sign, weight in self._weights.items()}
         forest = None if self._forest is None else self._forest.scaled(by)
-        return Evidence(self._memory, weights, round(by * self._bias, 6), most_text, forest)
+        return Evidence(self._memory, self._scaled_weights(by), round(by * self._bias, 6), most_text, forest)
+
+    def beside(self, forest: Forest, of_sum: float) -> "Evidence":
+        """Return evidence whose sum of signs says the same at `of_sum` of its loudness, with trees beside it."""
+        return Evidence(self._memory, self._scaled_weights(of_sum), round(of_sum * self._bias, 6), self.most_text, forest)
+
+    def _scaled_weights(self, by: float) -> dict[str, float]:
+        return {sign: round(by * weight, 6) for sign, weight in self._weights.items()}
 
     def of_copy(self, copy: Rendered, source: Rendered) -> float:
         """Return the evidence of a corrupted copy, in nats; the record of the stream that it was made of is left out of the memory."""
@@ -91,9 +99,9 @@ class Evidence:
         """What a version keeps, as JSON."""
         most_text = None if math.isinf(self.most_text) else self.most_text
         state = {"weights": self._weights, "bias": self._bias, "most_text": most_text, "memory": self._memory.as_state()}
-        if self._forest is not None:
-            state["forest"] = self._forest.as_state()
-        return kept.to_text(state, _FORMAT)
+        if self._forest is None:  # nothing that an older gate would leave out
+            return kept.to_text(state, _FORMAT - 1)
+        return kept.to_text({**state, "forest": self._forest.as_state()}, _FORMAT)
 
     def of(self, record: Rendered) -> float:
         """Return the evidence of one record, in nats; > 0 speaks for right."""
@@ -110,8 +118,8 @@ class Evidence:
     def by_field(self, record: Rendered) -> dict[str, float]:
         """Return how much more would speak for a record if a field were like those of others and agreed with the rest, by path, in nats.
 
-        Of two fields that disagree the one is to blame with which others disagree, too. Where another value is vouched for, it may be that
-        of the neighbour that is wrong: that is not heard.
+        The sum of signs alone is asked: what trees say belongs to no field. Of two fields that disagree the one is to blame with which
+        others disagree, too. Where another value is vouched for, it may be that of the neighbour that is wrong: that is not heard.
         """
         as_it_is = self._look_for_blame(record)
         whole = self._sum(*as_it_is)

@@ -25,7 +25,7 @@ def from_text(file: str, text: str, make: Callable[[dict[str, Any]], Kept], newe
         if not 1 <= state["format"] <= newest:
             raise ModelRefused(f"{file} has format {state['format']}; this winnow reads up to {newest}")
         return make(state)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ModelRefused(f"{file} cannot be read: {error!r}") from error
 
 

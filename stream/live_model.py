@@ -142,10 +142,12 @@ def rewards_of_shown(scorer: Scorer, evidence: Evidence | None, shown: Sequence[
     found: list[Rewards | None] = [None] * len(shown)
     if fitting:
         rewards_B2 = scorer.rewards([encoded[place] or [] for place in fitting])
-        said = None if evidence is None else evidence.of_all([shown[place] for place in fitting]).tolist()
-        for number, (place, (right, wrong)) in enumerate(zip(fitting, rewards_B2.tolist(), strict=True)):
-            rewards = Rewards(right, wrong)
-            found[place] = rewards if evidence is None or said is None else rewards.with_evidence(said[number], evidence.most_text)
+        for place, (right, wrong) in zip(fitting, rewards_B2.tolist(), strict=True):
+            found[place] = Rewards(right, wrong)
+    if evidence is not None:
+        said_B = evidence.of_all([shown[place] for place in fitting])
+        for place, said in zip(fitting, said_B.tolist(), strict=True):
+            found[place] = cast(Rewards, found[place]).with_evidence(said, evidence.most_text)
     return found
 
 

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from model_registry.manifest import Calibration
 from stream.evidence import Evidence
@@ -21,6 +19,7 @@ from stream.score import Scorer
 from trainer.corrupt import Corrupter
 from trainer.datasets import is_unseen
 from trainer.pairs import Encoded
+from trainer.voices import loud
 from trainer.weigh import SURE_BELOW, Weighed
 
 STREAM_WEIGHT, PRIOR = 5.0, 1.0
@@ -117,21 +116,10 @@ def balance(heard: Heard) -> Balance:
 
 def _balanced(heard: Heard) -> tuple[Balance, float]:
     """Return the most probable balance, and how improbable it makes what was heard, in nats."""
-    first = np.array([TEXT_AT_FIRST, EVIDENCE_AT_FIRST])
-    sign = np.where(heard.is_right, 1.0, -1.0)
-    features_N3 = np.stack([heard.d, heard.evidence, np.ones(len(sign))], axis=1)
-
-    def loss(weights_3: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (features_N3 @ weights_3)
-        moved = np.append(weights_3[:2] - first, 0.0)
-        value = float((heard.weight * np.logaddexp(0, -margin)).sum() + PRIOR * (moved**2).sum() / 2)
-        slope = features_N3.T @ (-heard.weight * sign * expit(-margin)) + PRIOR * moved
-        return value, slope
-
-    bounds = [(LEAST_WEIGHT, None), (LEAST_WEIGHT, None), (None, None)]
-    found = minimize(loss, np.append(first, 0.0), jac=True, method="L-BFGS-B", bounds=bounds)
-    of_text, of_evidence, bias = found.x
+    said_NV, first_V = np.stack([heard.d, heard.evidence], axis=1), np.array([TEXT_AT_FIRST, EVIDENCE_AT_FIRST])
+    found = loud(said_NV, heard.is_right, heard.weight, first_V, PRIOR, np.full(2, LEAST_WEIGHT))
+    of_text, of_evidence = found.weight_V
     factor = float(np.clip(of_evidence / of_text, LEAST, MOST))
     # where the factor is cut at MOST, the temperature is the one that suits the evidence, not the text
     temperature = float(min(1 / of_text, factor / of_evidence))
-    return Balance(round(factor, 4), round(temperature, 4), round(float(bias), 4)), float(found.fun)
+    return Balance(round(factor, 4), round(temperature, 4), round(found.bias, 4)), found.loss

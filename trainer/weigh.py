@@ -111,9 +111,10 @@ def weigh(
     else:
         found = mixed(given, seed)
     weights = {str(name): round(float(each), 6) for name, each in zip(names, found.heard.weights_S / scale_S, strict=True)}
-    trees = grown(vouched.memory.paths, looked, given.verdicts, people, found.left_out, seed)
-    forest, left_out = (None, found.left_out) if trees is None else trees
-    return Weighed(Evidence(vouched.memory, weights, round(found.heard.bias, 6), forest=forest), left_out)
+    evidence = Evidence(vouched.memory, weights, round(found.heard.bias, 6))
+    texts = [each.record.text for each in said]
+    trees = grown(vouched.memory.paths, looked, texts, given.verdicts, people, found.left_out, seed)
+    return Weighed(evidence, found.left_out) if trees is None else Weighed(evidence.beside(trees.forest, trees.of_sum), trees.left_out_N)
 
 
 def _room_of(sign: str, verdicts: int) -> float:

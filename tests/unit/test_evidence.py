@@ -5,11 +5,11 @@ from random import Random
 import pytest
 
 from foundation.errors import ModelRefused
-from stream.evidence import FORM, Evidence, common_sign, signs_of
+from stream.evidence import Evidence, common_sign, signs_of
 from stream.memory import Common, Seen
 from stream.records import Content
 from stream.render import Field, Rendered, render, reread
-from stream.values import values_of
+from stream.values import FORM, values_of
 from tests.unit.remembered import CITIES, evidence_of, record, stream
 from trainer.corrupt import Corrupter
 from trainer.edits import Edit
@@ -71,7 +71,8 @@ def test_a_form_that_people_call_wrong_is_wrong_of_values_that_nobody_has_seen()
     twice = Rendered("volume: 1.000 oz\nvolume: 2.000 oz", (Field("volume", 8, 16), Field("volume", 25, 33)))
     seen, shape = evidence._memory.look(twice)
     signs = sum(evidence._weights.get(sign, 0.0) * value for sign, value in signs_of(seen, shape).items())
-    together = evidence._forest.of([(seen, shape)])[0] if evidence._forest is not None else 0.0
+    assert evidence._forest is not None
+    together = evidence._forest.of([(seen, shape)])[0]
     assert evidence.of(twice) == pytest.approx(evidence._bias + signs + together, abs=1e-9), "a form that comes twice says its word once"
 
 
@@ -132,11 +133,11 @@ def test_evidence_comes_back_and_what_cannot_be_read_is_refused() -> None:
     again = Evidence.from_text(evidence.text)
     assert [again.of(shown) for shown in stream(20, seed=2)] == [evidence.of(shown) for shown in stream(20, seed=2)]
     assert again.text == evidence.text
-    assert evidence.text.startswith('{"format":4,')
-    for older in (1, 2, 3):
-        before = evidence.text.replace('{"format":4,', f'{{"format":{older},', 1)
+    assert evidence.text.startswith('{"format":3,'), "without trees a gate of before reads all of it"
+    for older in (1, 2):
+        before = evidence.text.replace('{"format":3,', f'{{"format":{older},', 1)
         assert Evidence.from_text(before).text == evidence.text
-    newer = evidence.text.replace('{"format":4,', '{"format":5,', 1)
+    newer = evidence.text.replace('{"format":3,', '{"format":5,', 1)
     for text in (newer, "{", '{"format": 3}', '{"format": 2}', '{"format": 1}', '{"format": 0}'):
         with pytest.raises(ModelRefused, match="evidence"):
             Evidence.from_text(text)

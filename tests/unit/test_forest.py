@@ -1,6 +1,9 @@
 """Trees over what a memory sees: what two signs say together, the same in a gate as in training, and nothing where people say nothing."""
 
+import json
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,75 +13,106 @@ from sklearn.ensemble import ExtraTreesClassifier
 
 from foundation.errors import ModelRefused
 from stream.evidence import Evidence
-from stream.forest import Figures, Forest
+from stream.forest import PARTS, Figures, Looked
 from stream.memory import Common, Seen
 from stream.records import Content
 from stream.render import Rendered, render
 from tests.unit.remembered import evidence_of
-from trainer.grow import _nodes_of, grown
+from trainer.grow import FEWEST_OF_EACH, _nodes_of, grown
 from trainer.weigh import Said
 
-
-def measured(rng: Random) -> tuple[Rendered, bool]:
-    """A reading in C or F of a site that is warm or cold: only a warm site that writes F is wrong, neither by itself is."""
-    site, unit = rng.choice(("warm", "cold")), rng.choice("CF")
-    return render(Content(True, {"site": site, "unit": unit, "name": f"name{rng.randrange(10**6)}"})), not (site == "warm" and unit == "F")
+Judged = tuple[Rendered, bool]
 
 
-def cross(rng: Random) -> tuple[Rendered, bool]:
-    """A record that is wrong where exactly one of two fields has its second value: a sum of signs knows nothing of that."""
-    a, b = rng.choice("pq"), rng.choice("rs")
-    return render(Content(True, {"a": a, "b": b, "name": f"name{rng.randrange(10**6)}"})), (a == "p") == (b == "r")
+def crossed(count: int, seed: int = 1) -> list[Judged]:
+    """Return records that are wrong where exactly one of two fields has its second value: a sum of signs knows nothing of that."""
+    rng = Random(seed)
+    found = []
+    for _ in range(count):
+        a, b = rng.choice("pq"), rng.choice("rs")
+        found.append((render(Content(True, {"a": a, "b": b, "name": f"name{rng.randrange(10**6)}"})), (a == "p") == (b == "r")))
+    return found
 
 
-def apart(evidence: Evidence, judged: list[tuple[Rendered, bool]], trees: bool = True) -> float:
+def with_verdicts(made: list[Judged], verdicts: int) -> Evidence:
+    return evidence_of([shown for shown, _ in made], [Said(shown, right) for shown, right in made[:verdicts]])
+
+
+def told_apart(said_N: np.ndarray, judged: list[Judged]) -> float:
     """Return how often a right record is believed more than a wrong one."""
-    memory = evidence._memory
-    of_sum = np.array([evidence._sum(*memory.look(shown)) for shown, _ in judged])
-    said = evidence.of_all([shown for shown, _ in judged]) if trees else of_sum
-    is_right = np.array([right for _, right in judged])
-    return float(np.mean(np.sign(said[is_right][:, None] - said[~is_right][None]) / 2 + 0.5))
+    is_right_N = np.array([right for _, right in judged])
+    return float(np.mean(np.sign(said_N[is_right_N][:, None] - said_N[~is_right_N][None]) / 2 + 0.5))
+
+
+def field(path: str, rare: int = 0, value: str | None = None) -> Seen:
+    return Seen(path, rare, 0, None, 0, is_empty=False, amid=0, common=Common(value, None))
 
 
 def test_trees_know_what_two_signs_say_together() -> None:
-    rng = Random(1)
-    made = [cross(rng) for _ in range(900)]
-    evidence = evidence_of([shown for shown, _ in made[:600]], [Said(shown, right) for shown, right in made[:200]])
-    assert apart(evidence, made[600:], trees=False) < 0.7
-    assert apart(evidence, made[600:]) > 0.98
+    made = crossed(900)
+    evidence, strangers = with_verdicts(made[:600], 200), made[600:]
+    records = [shown for shown, _ in strangers]
+    of_sum_N = np.array([evidence._sum(*evidence._memory.look(shown)) for shown in records])
+    assert told_apart(of_sum_N, strangers) < 0.7
+    assert told_apart(evidence.of_all(records), strangers) > 0.98
 
 
-def test_trees_are_silent_where_there_are_few_of_a_kind_and_where_verdicts_are_thrown() -> None:
-    rng = Random(2)
-    made = [measured(rng) for _ in range(600)]
-    few = evidence_of([shown for shown, _ in made], [Said(shown, place >= 9) for place, (shown, _) in enumerate(made[:150])])
-    assert few._forest is None
-    thrown = evidence_of([shown for shown, _ in made], [Said(shown, rng.random() < 0.5) for shown, _ in made[:150]])
-    assert thrown._forest is None or thrown._forest._loudness < 0.5
+def test_trees_are_silent_where_there_are_few_of_a_kind() -> None:
+    made = crossed(600)
+    stream = [shown for shown, _ in made]
+    wrong = [Said(shown, False) for shown, right in made if not right]
+    right = [Said(shown, True) for shown, right in made if right][:80]
+    assert evidence_of(stream, [*right, *wrong[: FEWEST_OF_EACH - 1]])._forest is None
+    assert evidence_of(stream, [*right, *wrong[: FEWEST_OF_EACH - 1], *wrong[:3]])._forest is None, "the same said twice is one"
+    assert evidence_of(stream, [*right, *wrong[:40]])._forest is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_people_throw_makes_evidence_no_louder_even_where_each_record_comes_twice(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    once = [([field("a", int(rng.integers(5)), str(rng.integers(40))), field("b", int(rng.integers(5)))], 0) for _ in range(60)]
+    thrown_N, of_sum_N = rng.random(60) < 0.5, rng.normal(size=60)
+    texts = [str(place) for place in range(60)]
+    found = grown(["a", "b"], [*once, *once], [*texts, *texts], np.tile(thrown_N, 2), np.ones(120), np.tile(of_sum_N, 2), seed)
+    if found is not None:
+        assert found.left_out_N.std() <= 1.05 * of_sum_N.std()
+        of_trees_N = found.left_out_N - found.of_sum * np.tile(of_sum_N, 2)
+        assert np.mean((of_trees_N > np.median(of_trees_N)) == np.tile(thrown_N, 2)) < 0.7, "a record must not be told by its twin"
+
+
+def test_nothing_is_grown_of_records_that_look_alike() -> None:
+    looked: list[Looked] = [([field("a")], 0)] * 60
+    is_right_N = np.array([True] * 40 + [False] * 20)
+    texts = [str(place) for place in range(60)]
+    assert grown(["a"], looked, texts, is_right_N, np.ones(60), np.linspace(-1, 1, 60), 0) is None
 
 
 def test_a_version_keeps_its_trees_and_says_the_same_alone_and_among_others() -> None:
-    rng = Random(1)
-    made = [cross(rng) for _ in range(700)]
-    evidence = evidence_of([shown for shown, _ in made[:500]], [Said(shown, right) for shown, right in made[:200]])
+    made = crossed(700)
+    evidence = with_verdicts(made[:500], 200)
     assert evidence._forest is not None
+    assert evidence.text.startswith('{"format":4,'), "a gate that knows no trees must not take it up"
     records = [shown for shown, _ in made]
     again = Evidence.from_text(evidence.text)
+    assert again.text == evidence.text
     assert (again.of_all(records) == evidence.of_all(records)).all()
     assert [again.of(record) for record in records[:50]] == evidence.of_all(records[:50]).tolist()
     assert evidence.scaled(2).of_all(records) == pytest.approx(2 * evidence.of_all(records), abs=1e-4)
     assert evidence.of_all([]).tolist() == []
 
 
-def test_a_field_that_comes_twice_or_that_nobody_knows_counts_once() -> None:
+def test_a_field_that_comes_twice_counts_once_known_or_not() -> None:
     figures = Figures(["a", "b"], [("a", "is", "0a")])
-    known = Seen("a", 2, 1, 3, 0, is_empty=True, amid=1, common=Common("0a", None), denied=1)
-    unknown = Seen("z", 4, 4, None, 0, is_empty=False, amid=0, common=Common())
-    row, twice, beside = figures.of([([known], 1), ([known, known], 1), ([known, unknown], 1)])
-    assert row.tolist() == twice.tolist()
-    assert row[: len(row) // 2].sum() > 0
-    assert (beside - row).tolist().count(1) == 1
-    assert (beside - row).sum() == 1
+    known, unknown = field("a", 2, "0a"), field("z", 4)
+    once, twice, beside, beside_twice = figures.of(
+        [([known], 1), ([known, known], 1), ([known, unknown], 1), ([known, unknown, unknown], 1)]
+    ).tolist()
+    assert once == twice
+    assert beside == beside_twice
+    assert sum(beside) == sum(once) + 1, "that there is a field which nobody knows"
+    assert once[len(once) - 2 * 11 :] == [1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0] * 2, "the most and the sum over fields"
+    assert figures.of([([field(f"x{place}") for place in range(400)], 4)]).max() == 255
+    assert Figures([], []).of([([known], 3)]).shape == (1, Figures([], []).width)
 
 
 @settings(max_examples=20, deadline=None)
@@ -86,37 +120,41 @@ def test_a_field_that_comes_twice_or_that_nobody_knows_counts_once() -> None:
 def test_a_gate_reads_trees_as_scikit_learn_does(seed: int, depth: int) -> None:
     rng = np.random.default_rng(seed)
     figures_NF = rng.integers(0, 5, size=(120, 9))
-    is_right = rng.random(120) < 0.3 + 0.1 * figures_NF[:, 0]
-    is_right[:2] = (True, False)
-    trees = ExtraTreesClassifier(8, max_depth=depth, random_state=seed).fit(figures_NF, is_right, sample_weight=rng.random(120) + 0.1)
-    others = rng.integers(0, 6, size=(50, 9))
-    assert _nodes_of(trees).shares(others) == pytest.approx(trees.predict_proba(others)[:, 1], abs=6e-4)
+    is_right_N = rng.random(120) < 0.3 + 0.1 * figures_NF[:, 0]
+    is_right_N[:2] = (True, False)
+    trees = ExtraTreesClassifier(8, max_depth=depth, random_state=seed).fit(figures_NF, is_right_N, sample_weight=rng.random(120) + 0.1)
+    others_KF = rng.integers(0, 6, size=(50, 9))
+    assert _nodes_of(trees).depth() <= depth
+    assert _nodes_of(trees).shares(others_KF) == pytest.approx(trees.predict_proba(others_KF)[:, 1], abs=0.5 / PARTS + 1e-9)
+
+
+@pytest.fixture(scope="module")
+def grown_once() -> Evidence:
+    return with_verdicts(crossed(300), 100)
+
+
+def first(changed: Any) -> Callable[[list[Any]], list[Any]]:
+    return lambda each: [changed, *each[1:]]
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [("next_M2", lambda each: [[10**6, 0], *each[1:]]), ("figure_M", lambda each: [-1, *each[1:]]), ("share_M", lambda each: each[1:])],
-)
-def test_trees_that_lead_out_of_themselves_are_refused_before_they_serve(name: str, change: object) -> None:
-    rng = Random(1)
-    made = [cross(rng) for _ in range(300)]
-    evidence = evidence_of([shown for shown, _ in made], [Said(shown, right) for shown, right in made[:100]])
+    [
+        ("next_M2", first([10**6, 0])), ("next_M2", first([0.5])),
+        ("next_M2", lambda each: [[(at + 1) % len(each)] * 2 for at in range(len(each))]),
+        ("figure_M", first(-1)), ("figure_M", first([0, 0])), ("figure_M", first(10**30)), ("figure_M", lambda each: [[] for _ in each]),
+        ("share_M", lambda each: each[1:]), ("share_M", first(PARTS + 1)), ("most_M", first("x")),
+        ("roots_T", lambda each: [[root] for root in each]), ("roots_T", lambda _: []), ("roots_T", lambda each: each * 1_000),
+        ("loudness", lambda _: float("nan")), ("middle_nats", lambda _: float("inf")), ("of_a_field", lambda each: each[::-1]),
+    ],
+)  # fmt: skip
+def test_trees_that_cannot_be_read_are_refused_before_they_serve(grown_once: Evidence, name: str, change: Callable[[Any], Any]) -> None:
+    evidence = grown_once
     assert evidence._forest is not None
     state = evidence._forest.as_state()
-    assert Forest.from_state(state).as_state() == state
-    state[name] = change(state[name])  # type: ignore[operator]
-    text = evidence.text.replace(f'"{name}":', f'"{name}":{str(state[name])},"was":', 1)
+    whole, part = evidence.text, evidence._forest.as_state()[name]
+    state[name] = change(list(part) if isinstance(part, (list, tuple)) else part)
+    memory = {key: value for key, value in json.loads(whole).items() if key not in ("forest", "format")}
     with pytest.raises(ModelRefused, match="evidence.json cannot be read"):
-        Evidence.from_text(text)
-
-
-def test_nothing_is_grown_of_records_that_look_alike() -> None:
-    looked = [([Seen("a", 0, 0, None, 0, is_empty=False, amid=0, common=Common())], 0)] * 25
-    is_right = np.array([True] * 15 + [False] * 10)
-    assert grown(["a"], looked, is_right, np.ones(25), np.linspace(-1, 1, 25), 0) is None
-
-
-def test_a_long_record_with_many_unknown_fields_is_looked_at() -> None:
-    seen = [Seen(f"x{place}", 4, 4, None, 0, is_empty=False, amid=0, common=Common()) for place in range(400)]
-    figures = Figures(["a"], [])
-    assert figures.of([(seen, 4)]).max() == 255
+        Evidence.from_text(json.dumps({"format": 4, **memory, "forest": state}))
+    assert Evidence.from_text(json.dumps({"format": 4, **memory, "forest": evidence._forest.as_state()})).text == whole
