@@ -26,7 +26,7 @@ from bench.baselines import auroc_of_wrong, baselines
 from bench.machine import keep
 from bench.starters import tables_in
 from bench.table import Table, evenly, never_asked, read_table
-from foundation.errors import WinnowError
+from foundation.errors import DataRefused, WinnowError
 from model_registry.registry import Version
 from stream.config import GateSettings
 from stream.decode import decode_value
@@ -170,15 +170,17 @@ def _read(content: str) -> Content:
 def main() -> None:
     """Run and print the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dirty", type=Path, required=True)
-    parser.add_argument("--clean", type=Path, required=True)
+    parser.add_argument("--dirty", type=Path, required=True, help="CSV as it came, the first line names the columns")
+    parser.add_argument("--clean", type=Path, required=True, help="CSV of the same rows as they should be, in the same order")
     parser.add_argument("--verdicts", type=int, required=True, help="verdicts in total, over the whole stream")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budget-minutes", type=float, default=12.0)
-    parser.add_argument("--sampling", choices=["winnow", "random"], default="winnow")
+    parser.add_argument("--budget-minutes", type=float, default=12.0, help="of training, over all three stages (12)")
+    parser.add_argument("--sampling", choices=["winnow", "random"], default="winnow", help="who is asked about (winnow)")
     parser.add_argument("--drop", action="append", default=[], help="column to leave out, such as a row number; may be given again")
     given = parser.parse_args()
     try:
+        if given.verdicts < 0:
+            raise DataRefused(f"--verdicts {given.verdicts} is below 0; 0 asks nobody")
         table = read_table(given.dirty, given.clean, given.drop)
         with tempfile.TemporaryDirectory() as place:
             found = run(table, given.verdicts, given.seed, given.budget_minutes, given.sampling, Path(place))

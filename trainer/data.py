@@ -38,6 +38,8 @@ class Stats(NamedTuple):
 
 def convert(source: str, out: Path, form: Form, words: tuple[str, str]) -> int:
     """Write `source` as `out`'s suffix and `form` say, one entry in memory at a time; return how many. Raises DataRefused."""
+    if Path(source).resolve() == out.resolve():
+        raise DataRefused(f"{source} is what would be written; name another target")
     count = write_rows(lambda: _converted(source, form, words), out)
     if not count:
         raise DataRefused(f"{source} holds no labelled record")
@@ -85,12 +87,18 @@ def split(source: str, out: Path, share: float, form: Form, kind: str, words: tu
     """Write train and test files and a data-set card to a new directory; the hash of a record says which. Raises DataRefused."""
     if out.exists() and any(out.iterdir()):
         raise DataRefused(f"--out {out} is not empty; a data set is written to a new directory")
-    counts = {name: write_rows(partial(_part, source, form, words, share, name), out / f"{name}{kind}") for name in SPLITS}
-    empty = next((name for name, count in counts.items() if not count), None)
-    if empty is not None:
+    was_there = out.exists()
+    try:
+        counts = {name: write_rows(partial(_part, source, form, words, share, name), out / f"{name}{kind}") for name in SPLITS}
+        empty = next((name for name, count in counts.items() if not count), None)
+        if empty is not None:
+            raise DataRefused(f"{source}: the {empty} part would be empty with --share {share:g}; give more records or another share")
+    except DataRefused:
         for name in SPLITS:
             (out / f"{name}{kind}").unlink(missing_ok=True)
-        raise DataRefused(f"{source}: the {empty} part would be empty with --share {share:g}; give more records or another share")
+        if not was_there and out.exists():
+            out.rmdir()
+        raise
     (out / CARD).write_text(_card(out, kind, form, share, words), encoding="utf-8")
     return counts
 

@@ -16,6 +16,7 @@ from stream.files import parquet_rows
 from stream.json_stream import json_values
 
 KINDS = (".json", ".jsonl", ".parquet")
+_OF_SHEETS = (".csv", ".tsv", ".xlsx")  # which would be told of as broken JSON
 SPLITS = ("train", "test")
 HUB = "hub:"
 BATCH_ROWS = 4_096
@@ -72,6 +73,8 @@ def _file_rows(path: Path) -> Iterator[Row]:
             # a table has every column in every row, records have only their own fields
             yield Row(f"{path}, row {number}", {name: value for name, value in row.items() if value is not None})
         return
+    if path.suffix.lower() in _OF_SHEETS:
+        raise DataRefused(f"{path}: labelled records are read from {', '.join(KINDS)}, not from {path.suffix}")
     for line, value in json_values(path):
         yield Row(f"{path}, line {line}", value)
 

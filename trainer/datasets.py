@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from foundation.errors import DataRefused
 from trainer.dataset_files import Row, rows_of, write_rows
+from trainer.graded import is_graded
 
 TEXT_FIELD = "text"
 UNSEEN_SHARE = 0.1
@@ -147,6 +148,8 @@ def labelled(given: Row, words: tuple[str, str]) -> Labelled:
         if not fields:
             raise DataRefused(f"{where}: a verdict on an empty record")
         return Labelled(content_of(fields), bool(is_right))
+    if is_graded(row):
+        raise DataRefused(f"{where}: graded answers are no verdict; `winnow data convert` makes pairs of them, which `trl reward` reads")
     raise DataRefused(f"{where}: neither `chosen`/`rejected` true or false nor two chats")
 
 

@@ -157,6 +157,28 @@ def test_what_a_conversion_cannot_keep_is_refused_and_what_was_there_stays(tmp_p
         convert(str(half), tmp_path / "half.parquet", "preference", WORDS)
 
 
+def test_a_conversion_never_replaces_its_source(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    write_labelled([Labelled('{"city":"Köln"}', True)], own, "binary", WORDS)
+    before = own.read_text()
+    with pytest.raises(DataRefused, match="name another target"):
+        convert(str(own), tmp_path / "." / "own.jsonl", "preference", WORDS)
+    assert own.read_text() == before
+
+
+@pytest.mark.parametrize("text", ['{"city": "a", "chosen": true}\n', '{"city": "a"}\n', "{"])
+def test_parts_that_are_refused_leave_no_directory(tmp_path: Path, text: str) -> None:
+    source = tmp_path / "few.jsonl"
+    source.write_text(text)
+    with pytest.raises(DataRefused, match=r"few\.jsonl"):
+        split(str(source), tmp_path / "parts", 0.2, "preference", ".jsonl", WORDS)
+    assert [each.name for each in tmp_path.iterdir()] == ["few.jsonl"]
+    (tmp_path / "there").mkdir()
+    with pytest.raises(DataRefused, match=r"few\.jsonl"):
+        split(str(source), tmp_path / "there", 0.2, "preference", ".jsonl", WORDS)
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 def test_columns_of_dates_and_decimals_are_read_as_they_are_shown(tmp_path: Path) -> None:
     path = tmp_path / "dates.parquet"
     rows = {"day": [date(2026, 11, 27)], "litres": [Decimal("1.50")], "chosen": [True]}

@@ -61,6 +61,7 @@ def test_margins_are_score_differences(tmp_path: Path) -> None:
         ('[{"a": 1, "chosen": true, "rejected": true}]', "both true"),
         ("[]", "holds no labelled record"),
         ("[3]", "int instead of an object"),
+        ('[{"prompt": "p", "answers": ["B", "A"]}]', "`winnow data convert` makes pairs of them"),
         ('[{"chosen": true}]', "empty record"),
         ('[{"chosen": [{"role": "user"}], "rejected": []}]', "not lists of {role, content}"),
         (
@@ -77,6 +78,13 @@ def test_refusals_name_the_place(tmp_path: Path, text: str, said: str) -> None:
         read_labelled(str(path), WORDS)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_table_of_a_sheet_is_refused_by_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "said.csv"
+    path.write_text("city,chosen\n北京,true\n", encoding="utf-8")
+    with pytest.raises(DataRefused, match=r"said\.csv: labelled records are read from \.json, \.jsonl, \.parquet, not from \.csv"):
+        read_labelled(str(path), WORDS)
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
