@@ -18,17 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stream import kept
-from stream.forest import VALUE, Forest, Looked
-from stream.memory import Common, Memory, Seen
+from stream.forest import Forest, Looked
+from stream.memory import EMPTY, LEVELS, THERE, VALUE, VOUCHING, Common, Memory, Seen
 from stream.render import Rendered
 from stream.unusual import MOST_LEVEL
 from stream.values import FORM
 
 EVIDENCE_FILE = "evidence.json"
 ANY = "*"
-THERE, EMPTY = "there", "empty"
-VOUCHING = ("vouched", "denied")
-LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange", *VOUCHING)
 _MOST_PATHS_KEPT = 4_096
 _FORMAT = 4
 """1 had no forms, 2 no parts and no vouching, 3 no trees: a gate that knows less must not take up weights that it would leave out."""
@@ -230,9 +227,8 @@ def signs_of(seen: Sequence[Seen], shape: int) -> dict[str, float]:
                 fields = f"{ANY}fields|{name}|{reached}"
                 found[fields] = found.get(fields, 0.0) + 1.0
                 found[f"{ANY}|{name}|{reached}"] = 1.0
-        for which, digest in ((VALUE, each.common.value), (FORM, each.common.form)):
-            if digest is not None:
-                found[f"{each.path}|{which}|{digest}"] = 1.0
+        for which, digest in each.common.named():
+            found[f"{each.path}|{which}|{digest}"] = 1.0
         if each.is_empty:
             found[f"{each.path}|{EMPTY}"] = 1.0
             found[f"{ANY}fields|{EMPTY}"] = found.get(f"{ANY}fields|{EMPTY}", 0.0) + 1.0

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stream.memory import Seen
+from stream.memory import EMPTY, LEVELS, THERE, VALUE, Seen
 from stream.values import FORM
 
-VALUE = "is"
-OF_A_FIELD = ("there", "empty", "rare", "odd", "apart", "unusual", "amid", "parted", "strange", "vouched", "denied")
+OF_A_FIELD = (THERE, EMPTY, *LEVELS)
 LEAST_SHARE = 0.02
 """What no tree has seen is not impossible."""
 PARTS = 1_000

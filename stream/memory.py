@@ -21,6 +21,9 @@ from stream.values import FORM, WHOLE, aspects_of, digest_of_text, form, frequen
 
 MOST_COMMON, FEWEST_COMMON, COMMON_SHARE = 40, 20, 0.01
 NEARLY_ALL = 0.9
+VALUE, THERE, EMPTY = "is", "there", "empty"
+VOUCHING = ("vouched", "denied")
+LEVELS = ("rare", "odd", "apart", "unusual", "amid", "parted", "strange", *VOUCHING)
 MOST_VOUCHING = 2
 _CACHED, _LONGEST_REMEMBERED = 1 << 17, 200
 
@@ -30,6 +33,10 @@ class Common(NamedTuple):
 
     value: str | None = None
     form: str | None = None
+
+    def named(self) -> list[tuple[str, str]]:
+        """Return those that there are, as VALUE or FORM and the digest."""
+        return [(which, digest) for which, digest in ((VALUE, self.value), (FORM, self.form)) if digest is not None]
 
 
 _Told = tuple[tuple[int, int] | None, dict[str, str], Common]

@@ -14,8 +14,7 @@ import numpy as np
 from sklearn.ensemble import ExtraTreesClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from stream.forest import PARTS, VALUE, Figures, Forest, Looked, Nodes, nats_of
-from stream.values import FORM
+from stream.forest import PARTS, Figures, Forest, Looked, Nodes, nats_of
 from trainer.voices import loud
 
 TREES, DEPTH, FOLDS = 64, 8, 3
@@ -83,8 +82,7 @@ def _common_of(looked: Sequence[Looked]) -> list[tuple[str, str, str]]:
     """Return the values and forms that many of the records have."""
     counts: Counter[tuple[str, str, str]] = Counter()
     for seen, _ in looked:
-        both = [(each.path, which, digest) for each in seen for which, digest in ((VALUE, each.common.value), (FORM, each.common.form))]
-        counts.update({(path, which, digest) for path, which, digest in both if digest is not None})
+        counts.update({(each.path, *named) for each in seen for named in each.common.named()})
     return sorted(each for each, count in counts.items() if count >= FEWEST_WITH_COMMON)
 
 

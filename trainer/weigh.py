@@ -17,8 +17,8 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.utils.sparsefuncs import mean_variance_axis
 
 from stream.evidence import Evidence, common_sign, is_vouching, signs_of
-from stream.forest import VALUE, Looked
-from stream.memory import Memory
+from stream.forest import Looked
+from stream.memory import VALUE, Memory
 from stream.render import Rendered, reread
 from trainer.choices import CHOICES, ENOUGH, FEW, FEWEST_TO_CHOOSE, Given, as_one, mixed
 from trainer.corrupt import Corrupter
